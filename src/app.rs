@@ -21,10 +21,10 @@ use crate::domain::config::OnStateFailure;
 use crate::proxy::listener;
 use crate::proxy::worker::Stage;
 use crate::runtime::shared::{Live, Phase};
-use crate::store::checkpoints::{self, Shelf};
+use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::state::{Loss, StateError};
 use crate::store::state_key::StateKey;
-use crate::store::writer::{NotDurable, Scribe};
+use crate::store::writer::{NotDurable, StateWriter};
 use crate::tasks::watchdog::{self, Archive};
 use crate::telemetry::log::Log;
 use serde_json::json;
@@ -84,7 +84,7 @@ pub struct Proxy {
     scribe: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
     /// Evidence on its way to the keeper.
-    shelf: Arc<Shelf>,
+    shelf: Arc<CheckpointQueue>,
     asks: tokio::sync::mpsc::Sender<Ask>,
 }
 
@@ -149,7 +149,7 @@ impl Proxy {
             let (shelf, key, log) = (self.shelf.clone(), key.clone(), log.clone());
             self.keeper = Some(thread("keeper", move || checkpoints::run(&shelf, &directory, &key, &log))?);
         }
-        let scribe = Scribe { directory: disk.directory, ledger: disk.ledger, key, log };
+        let scribe = StateWriter { directory: disk.directory, ledger: disk.ledger, key, log };
         let desk = self.live.desk.clone();
         self.scribe = Some(thread("scribe", move || scribe.run(&desk))?);
         Ok(archive)

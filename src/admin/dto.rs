@@ -534,7 +534,7 @@ pub struct ChangeAnswer {
 }
 
 /// An element of the array of `GET /api/v1/ledger?since=N`.
-pub use crate::store::ledger::Entry as LedgerEntry;
+pub use crate::store::ledger::LedgerEntry;
 
 /// `GET /api/v1/ledger/end`: number and hash of the last entry, as the running proxy knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use crate::config::{self, CheckedConfig};
 use crate::domain::config::{Config, Listen};
 use crate::net::listen;
 use crate::runtime::shared::{Live, Source};
-use crate::store::state::Found;
+use crate::store::state::StateFound;
 use crate::store::state_key::StateKey;
 use crate::telemetry::clock;
 use crate::telemetry::log::Log;
@@ -139,7 +139,7 @@ impl Sockets {
 /// The state shared by all threads: the config in force over the state that was found.
 pub(super) fn shared_state(
     (checked, source): (CheckedConfig, Source),
-    (found, disk): (Found, &Disk),
+    (found, disk): (StateFound, &Disk),
     key: StateKey,
     descriptors: &Descriptors,
     log: Log,

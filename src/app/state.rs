@@ -6,10 +6,10 @@
 
 use crate::app::{StartError, StateFault};
 use crate::domain::config::{OnStateFailure, StateConfig};
-use crate::store::ledger::{End, Ledger};
+use crate::store::ledger::{Ledger, LedgerTail};
 use crate::store::private;
-use crate::store::state::{Found, Image, Loss, StateDirectory, StateError};
-use crate::store::state_key::{self, Origin as KeyOrigin, StateKey};
+use crate::store::state::{Loss, StateDirectory, StateError, StateFound, StateImage};
+use crate::store::state_key::{self, KeyOrigin, StateKey};
 use crate::telemetry::log::Log;
 use serde_json::json;
 use std::fmt::Display;
@@ -19,7 +19,7 @@ use std::path::Path;
 /// The state directory as opened, and what was found in it.
 pub(super) struct OpenedState {
     pub disk: Disk,
-    pub found: Found,
+    pub found: StateFound,
 }
 
 /// What the writer threads write to; `None` where it is unusable.
@@ -37,14 +37,16 @@ impl OpenedState {
             log.event("state_not_private", json!({"message": message}));
         }
         let (directory, ledger, found) = load(plan, log)?;
-        let lost = matches!(found, Found::Lost(_) | Found::Behind(..));
+        let lost = matches!(found, StateFound::Lost(_) | StateFound::Behind(..));
         let found = match found {
-            Found::Lost(loss) | Found::Behind(_, loss) if plan.on_failure == OnStateFailure::Refuse => {
+            StateFound::Lost(loss) | StateFound::Behind(_, loss)
+                if plan.on_failure == OnStateFailure::Refuse =>
+            {
                 return Err(StartError::StateRefused(StateFault::Lost(loss)));
             }
             found => found,
         };
-        if let Found::Lost(loss) | Found::Behind(_, loss) = &found {
+        if let StateFound::Lost(loss) | StateFound::Behind(_, loss) = &found {
             tell_lost(log, loss);
         }
         Ok(OpenedState { disk: Disk { directory, ledger, lost }, found })
@@ -56,7 +58,7 @@ impl Disk {
         self.directory.as_ref().map(StateDirectory::path)
     }
 
-    pub(super) fn ledger_end(&self) -> End {
+    pub(super) fn ledger_end(&self) -> LedgerTail {
         self.ledger.as_ref().map(|ledger| ledger.end().clone()).unwrap_or_default()
     }
 
@@ -104,15 +106,15 @@ impl Disk {
     }
 }
 
-/// Failures are returned as [`Found::Lost`], except for a lock of another process.
+/// Failures are returned as [`StateFound::Lost`], except for a lock of another process.
 fn load(
     plan: &StateConfig,
     log: &Log,
-) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StateError> {
+) -> Result<(Option<StateDirectory>, Option<Ledger>, StateFound), StateError> {
     let directory = match StateDirectory::open(&plan.directory) {
         Ok(directory) => directory,
         Err(locked @ StateError::Locked { .. }) => return Err(locked),
-        Err(error) => return Ok((None, None, Found::Lost(error.into()))),
+        Err(error) => return Ok((None, None, StateFound::Lost(error.into()))),
     };
     let found = directory.load();
     let (ledger, found) = match Ledger::open(directory.path()) {
@@ -122,7 +124,7 @@ fn load(
         }
         Err(source) => {
             let directory = directory.configured().to_owned();
-            (None, Found::Lost(Loss::Ledger { directory, source }))
+            (None, StateFound::Lost(Loss::Ledger { directory, source }))
         }
     };
     Ok((Some(directory), ledger, found))
@@ -131,23 +133,23 @@ fn load(
 /// Compares the state with the ledger.
 /// The state is saved before its ledger entries are written, so a ledger with more entries belongs
 /// to another state.
-fn compare(ledger: &mut Ledger, found: Found, directory: &StateDirectory, log: &Log) -> Found {
+fn compare(ledger: &mut Ledger, found: StateFound, directory: &StateDirectory, log: &Log) -> StateFound {
     match found {
-        Found::Known(image) if image.ledger.n < ledger.last() => {
+        StateFound::Known(image) if image.ledger.n < ledger.last() => {
             let (state, ledger) = (image.ledger.n, ledger.last());
             let directory = directory.configured().to_owned();
-            Found::Behind(image, Loss::OlderThanLedger { directory, state, ledger })
+            StateFound::Behind(image, Loss::OlderThanLedger { directory, state, ledger })
         }
-        Found::Known(image) => {
+        StateFound::Known(image) => {
             rebuild(ledger, &image, log);
-            Found::Known(image)
+            StateFound::Known(image)
         }
-        Found::Empty | Found::Behind(..) | Found::Lost(_) => found,
+        StateFound::Empty | StateFound::Behind(..) | StateFound::Lost(_) => found,
     }
 }
 
 /// Writes the entries again that a crash lost after the state was saved.
-fn rebuild(ledger: &mut Ledger, image: &Image, log: &Log) {
+fn rebuild(ledger: &mut Ledger, image: &StateImage, log: &Log) {
     let mut lost: Vec<_> = image.recent.iter().filter(|e| e.n > ledger.last()).cloned().collect();
     lost.iter_mut().for_each(|entry| entry.rebuilt = true);
     if !lost.is_empty() {

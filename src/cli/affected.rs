@@ -11,10 +11,10 @@ use crate::admin::dto::Hashed;
 use crate::admin::records::HASHED_MAX;
 use crate::domain::config::Config;
 use crate::domain::segment::UserSet;
-use crate::store::audit::timeline::{LeftOver, Part, Timeline};
+use crate::store::audit::timeline::{LeftOver, Stay, Timeline};
 use crate::store::audit::verify::Verifier;
-use crate::store::ledger::{self, Entry};
-use crate::store::membership::{Listed, Lookup};
+use crate::store::ledger::{self, LedgerEntry};
+use crate::store::membership::{Lookup, RecordedSegment};
 use crate::store::state_key::StateKey;
 use crate::store::{checkpoints, failed_users};
 use crate::telemetry::clock;
@@ -93,11 +93,11 @@ enum Source {
 }
 
 impl Source {
-    fn entries(&self) -> anyhow::Result<(Vec<Entry>, bool)> {
+    fn entries(&self) -> anyhow::Result<(Vec<LedgerEntry>, bool)> {
         let (mut entries, mut verifier) = (vec![], Verifier::new(None));
         let mut take = |line: &[u8]| {
             verifier.line(line);
-            entries.extend(serde_json::from_slice::<Entry>(line));
+            entries.extend(serde_json::from_slice::<LedgerEntry>(line));
         };
         match self {
             Source::Proxy(client) => block_on(verify::lines(client, &mut take))?,
@@ -130,8 +130,8 @@ impl Source {
 /// The users that `new` has failed in the period, as far as they are listed.
 #[derive(Default)]
 struct Failed {
-    by_hash: HashMap<String, failed_users::Listed>,
-    by_user: HashMap<String, failed_users::Listed>,
+    by_hash: HashMap<String, failed_users::ListedUser>,
+    by_user: HashMap<String, failed_users::ListedUser>,
     /// Requests of users who are not listed.
     others: u64,
     /// How many lists were found.
@@ -145,14 +145,14 @@ impl Failed {
         self.others += others;
         self.lists += 1;
         let at = |text: &str| crate::store::audit::timeline::at_ms(text);
-        let within = |l: &failed_users::Listed| {
+        let within = |l: &failed_users::ListedUser| {
             at(&l.last).is_none_or(|last| last >= since_ms)
                 && at(&l.first).is_none_or(|first| first < until_ms)
         };
         for one in listed.into_iter().filter(within) {
             let (map, id) = match &one.id {
-                failed_users::Id::Hash(hash) => (&mut self.by_hash, hash.clone()),
-                failed_users::Id::User(user) => (&mut self.by_user, user.clone()),
+                failed_users::FailedUserId::Hash(hash) => (&mut self.by_hash, hash.clone()),
+                failed_users::FailedUserId::User(user) => (&mut self.by_user, user.clone()),
             };
             match map.get_mut(&id) {
                 // In two attempts.
@@ -166,7 +166,7 @@ impl Failed {
         }
     }
 
-    fn of(&self, user: &[u8]) -> Option<&failed_users::Listed> {
+    fn of(&self, user: &[u8]) -> Option<&failed_users::ListedUser> {
         let clear = std::str::from_utf8(user).ok().and_then(|user| self.by_user.get(user));
         clear.or_else(|| self.by_hash.get(&*failed_users::hashed(self.key.as_ref()?, user)))
     }
@@ -184,8 +184,8 @@ impl Failed {
 /// A user who was, or may have been, in `new`.
 struct User {
     id: String,
-    parts: Vec<Part>,
-    failed: Option<failed_users::Listed>,
+    parts: Vec<Stay>,
+    failed: Option<failed_users::ListedUser>,
 }
 
 struct Answer {
@@ -246,7 +246,7 @@ fn work_out(
         failed.take(&source.failed(&release, attempt)?, since_ms, until_ms);
     }
     let keys = Keys::of(source)?;
-    let known = |key: &str, listed: &Listed| -> Option<UserSet> {
+    let known = |key: &str, listed: &RecordedSegment| -> Option<UserSet> {
         let key = if key.is_empty() { None } else { Some(keys.local.as_ref().filter(|k| k.name() == key)?) };
         let segments = plan?.segments.iter();
         segments.map(|s| s.users.clone()).find(|users| listed.is_of(users, key))
@@ -282,7 +282,7 @@ fn work_out(
 fn notes(
     timeline: &Timeline,
     keys: &Keys<'_>,
-    known: &dyn Fn(&str, &Listed) -> Option<UserSet>,
+    known: &dyn Fn(&str, &RecordedSegment) -> Option<UserSet>,
     failed: &Failed,
     sound: bool,
     since_ms: i64,
@@ -472,9 +472,9 @@ impl Answer {
     fn json(&self) -> Value {
         let time = clock::rfc3339;
         let listed =
-            |l: &failed_users::Listed| json!({"requests": l.requests, "first": l.first, "last": l.last});
+            |l: &failed_users::ListedUser| json!({"requests": l.requests, "first": l.first, "last": l.last});
         let user = |u: &User| {
-            let part = |p: &Part| json!({"from": time(p.from_ms), "to": time(p.to_ms), "unclear": p.unclear});
+            let part = |p: &Stay| json!({"from": time(p.from_ms), "to": time(p.to_ms), "unclear": p.unclear});
             let surely = u.parts.iter().any(|p| p.unclear.is_empty());
             let was = if surely {
                 "in"
@@ -488,7 +488,7 @@ impl Answer {
         };
         let left_over = |l: &LeftOver| json!({"from": time(l.from_ms), "to": l.until_ms.map(time), "requests": l.requests});
         let (surely, perhaps, failed) = self.counts();
-        let names = |listed: &[Listed]| listed.iter().map(|l| l.name.clone()).collect::<Vec<_>>();
+        let names = |listed: &[RecordedSegment]| listed.iter().map(|l| l.name.clone()).collect::<Vec<_>>();
         let stretches = self.timeline.stretches.iter().map(|s| {
             json!({"from": time(s.from_ms), "to": time(s.to_ms), "entry": s.entry, "attempt": s.attempt, "weight": s.weight.percent(), "held": s.held,
                    "segments": s.membership.as_ref().map(|m| names(&m.segments)), "excluded": s.membership.as_ref().map(|m| names(&m.excluded))})
@@ -496,8 +496,8 @@ impl Answer {
         let all_failed = self.failed.by_hash.values().chain(self.failed.by_user.values()).map(|l| {
             let mut told = listed(l);
             match &l.id {
-                failed_users::Id::Hash(hash) => told["hash"] = hash.as_str().into(),
-                failed_users::Id::User(user) => told["user"] = user.as_str().into(),
+                failed_users::FailedUserId::Hash(hash) => told["hash"] = hash.as_str().into(),
+                failed_users::FailedUserId::User(user) => told["user"] = user.as_str().into(),
             }
             told
         });
@@ -527,7 +527,7 @@ impl Answer {
             let who = match (stretch.held, &stretch.membership) {
                 (Some(true), _) => "nobody".to_owned(),
                 (_, membership) => {
-                    let names = |listed: &[Listed]| {
+                    let names = |listed: &[RecordedSegment]| {
                         listed.iter().map(|l| shown(&l.name)).collect::<Vec<_>>().join(", ")
                     };
                     let mut who = stretch.weight.to_string();

@@ -4,7 +4,7 @@
 //! A start with an empty state directory holds releases at 0%, because earlier rollbacks may be
 //! lost. In a marked directory no earlier rollbacks exist.
 
-use crate::store::state::{Found, StateDirectory};
+use crate::store::state::{StateDirectory, StateFound};
 use anyhow::bail;
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,15 +29,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let directory = StateDirectory::open(&path)?;
     match directory.load() {
-        Found::Empty => directory.mark_new()?,
-        Found::Known(image) if image.releases.is_empty() && image.ledger.n == 0 => {}
-        Found::Known(image) => bail!(
+        StateFound::Empty => directory.mark_new()?,
+        StateFound::Known(image) if image.releases.is_empty() && image.ledger.n == 0 => {}
+        StateFound::Known(image) => bail!(
             "{}: it remembers {} releases and {} decisions, so it is not new; nothing was changed",
             path.display(),
             image.releases.len(),
             image.ledger.n
         ),
-        Found::Behind(_, why) | Found::Lost(why) => bail!("{why}; it is not new, and nothing was changed"),
+        StateFound::Behind(_, why) | StateFound::Lost(why) => {
+            bail!("{why}; it is not new, and nothing was changed")
+        }
     }
     super::text::print(&format!(
         "{}: marked as new; the next start lets users in as the file has it\n",

@@ -8,8 +8,8 @@
 use super::client::Client;
 use super::text::{self, Colour, Hue, count, shown};
 use crate::admin::dto::LedgerEnd;
-use crate::store::audit::verify::{Report, Verifier};
-use crate::store::ledger::{self, End};
+use crate::store::audit::verify::{Verifier, VerifyReport};
+use crate::store::ledger::{self, LedgerTail};
 use crate::store::state::StateDirectory;
 use anyhow::Context;
 use serde_json::json;
@@ -28,7 +28,7 @@ pub struct Verified {
     place: String,
     /// Why the state file, which records the last entry, could not be read.
     state_error: Option<String>,
-    report: Report,
+    report: VerifyReport,
 }
 
 /// Verifies the ledger in a state directory.
@@ -75,7 +75,7 @@ pub async fn online(client: &Client, anchor: Option<&str>) -> anyhow::Result<Ver
         let end: LedgerEnd = client.get("/api/v1/ledger/end").await?;
         let mut verifier = Verifier::new(anchor.map(str::to_owned));
         lines(client, |line| verifier.line(line)).await?;
-        let report = verifier.finish(Some(&End { n: end.n, hash: end.hash }));
+        let report = verifier.finish(Some(&LedgerTail { n: end.n, hash: end.hash }));
         if !report.may_be_unfinished() || looks >= LOOKS {
             return Ok(Verified { place, state_error: None, report });
         }

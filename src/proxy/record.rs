@@ -23,7 +23,7 @@ use crate::runtime::snapshot::{ReleaseLive, RouteCounts, Snapshot};
 use crate::runtime::traces::{Came, Traced, TracedDecision};
 use crate::stats::arm::Arm;
 use crate::stats::engine::{EventKind, SERVERS_MAX, size_class};
-use crate::store::failed_users::{self, Failure, Id};
+use crate::store::failed_users::{self, FailedUserId, UserFailure};
 use crate::telemetry::clock;
 use crate::telemetry::counters::{AnswerClass, ArmCounts};
 use crate::upstream::server::{InFlight, ServerLoad, UpstreamLive};
@@ -493,15 +493,17 @@ impl RequestRecord {
         };
         let live = &self.snapshot.releases[release];
         let log_context = &self.log_context;
-        live.tally.failed.note(Failure {
+        live.tally.failed.note(UserFailure {
             attempt: live.release.attempt,
             evidence_id: live.evidence_id,
             number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
                 FailedUserIds::Hashed => {
-                    log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned()))
+                    log_context.user.hash.as_deref().map(|hash| FailedUserId::Hash(hash.to_owned()))
                 }
-                FailedUserIds::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUserIds::Clear => {
+                    log_context.user.clear.as_ref().map(|id| FailedUserId::User(id.text()))
+                }
                 FailedUserIds::Off => None,
             },
         });

@@ -24,9 +24,9 @@ use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::store::audit::evidence;
 use crate::store::chain;
-use crate::store::ledger::Entry;
-use crate::store::membership::{Membership, Roll};
-use crate::store::state::{Image, RECENT_MAX};
+use crate::store::ledger::LedgerEntry;
+use crate::store::membership::{Membership, MembershipIdentity};
+use crate::store::state::{RECENT_MAX, StateImage};
 use crate::store::state_key::StateKey;
 use crate::telemetry::clock;
 use crate::telemetry::counters::{ArmTally, OutcomeCounts};
@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) struct Writer {
-    pub image: Image,
+    pub image: StateImage,
     pub source: Source,
     pub stop_file: bool,
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     /// Conflicts with a standing trip, found at start.
     pub barred: Vec<Bar>,
     /// The last membership recorded in the ledger, by release.
-    pub told: HashMap<String, Roll>,
+    pub told: HashMap<String, MembershipIdentity>,
     pub key: StateKey,
 }
 
@@ -365,7 +365,7 @@ impl Writer {
         before: &Snapshot,
         after: &Snapshot,
         begun: &[(String, RolloutStep)],
-    ) -> Vec<Entry> {
+    ) -> Vec<LedgerEntry> {
         let mut entries = vec![];
         for release in &after.releases {
             let name = &release.release.name;
@@ -375,7 +375,7 @@ impl Writer {
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
             let held = |r: &ReleaseLive| r.force == Effective::Held;
             let hold_changed = old.is_some_and(|old| held(old) != held(release));
-            let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
+            let roll = MembershipIdentity::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
             let kind = if begun == Some(RolloutStep::Rearmed) {
                 "attempt"
@@ -412,7 +412,7 @@ impl Writer {
             if let Some(hold) = &release.hold {
                 detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
             }
-            let entry = Entry {
+            let entry = LedgerEntry {
                 weight_before: Some(weight_before.percent()),
                 weight_after: Some(weight_after.percent()),
                 ..self.entry(kind, Some(&release.release), &file_origin(), detail)
@@ -421,7 +421,7 @@ impl Writer {
         }
         for old in &before.releases {
             if !after.releases.iter().any(|r| r.release.name == old.release.name) {
-                let entry = Entry {
+                let entry = LedgerEntry {
                     weight_before: Some(old.force.weight().percent()),
                     weight_after: Some(0.0),
                     ..self.entry(
@@ -443,8 +443,8 @@ impl Writer {
         release: Option<&Release>,
         origin: &Origin,
         detail: String,
-    ) -> Entry {
-        Entry {
+    ) -> LedgerEntry {
+        LedgerEntry {
             n: 0,
             at: clock::rfc3339(clock::at_ms()),
             release: release.map(|r| r.name.clone()),
@@ -503,7 +503,7 @@ impl Writer {
     /// Records the membership from here on, numbers an entry, chains it to the previous one, and
     /// keeps it among the latest.
     /// `next`: the snapshot that comes into force with it.
-    pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
+    pub(super) fn record(&mut self, mut entry: LedgerEntry, next: &Snapshot) -> LedgerEntry {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
@@ -511,7 +511,7 @@ impl Writer {
                 entry.held = Some(held);
                 entry.under_way = live.tally.under_way.found_by_hold(held);
                 let (release, identity) = (&live.release, &next.plan.identity);
-                let roll = Roll::of(release, live.reach, identity);
+                let roll = MembershipIdentity::of(release, live.reach, identity);
                 if self.told.get(name) != Some(&roll) {
                     self.told.insert(name.clone(), roll);
                     entry.membership = Some(Membership::of(release, live.reach, identity, &self.key));

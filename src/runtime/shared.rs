@@ -26,10 +26,10 @@ use crate::runtime::event_ring::Feed;
 pub use crate::runtime::views::{Shown, View};
 use crate::runtime::wave_checkpoint;
 use crate::stats::arm::Arm;
-use crate::store::ledger::{End, Entry};
-use crate::store::state::{Found, Image};
+use crate::store::ledger::{LedgerEntry, LedgerTail};
+use crate::store::state::{StateFound, StateImage};
 use crate::store::state_key::StateKey;
-use crate::store::writer::{Desk, NotDurable, Receipt};
+use crate::store::writer::{CommitId, CommitQueue, NotDurable};
 use crate::telemetry::alert_counts::AlertCounts;
 use crate::telemetry::clock;
 use crate::telemetry::counters::{ArmTally, Counter, PerWorker, USER_WINDOWS};
@@ -52,9 +52,9 @@ const RESOLVE: Duration = Duration::from_secs(1);
 pub struct Live {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<Writer>,
-    pub desk: Arc<Desk<Snapshot>>,
+    pub desk: Arc<CommitQueue<Snapshot>>,
     /// Receipt of the save at start.
-    first: Receipt,
+    first: CommitId,
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
@@ -181,7 +181,7 @@ pub struct Changed {
     /// The ledger entry's number.
     pub ledger: u64,
     pub message: String,
-    pub receipt: Option<Receipt>,
+    pub receipt: Option<CommitId>,
 }
 
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -203,30 +203,30 @@ impl Live {
     pub fn new(
         checked: config::CheckedConfig,
         source: Source,
-        found: Found,
-        ledger: End,
+        found: StateFound,
+        ledger: LedgerTail,
         key: StateKey,
         log: Log,
         kept: Option<&Path>,
     ) -> Live {
         let plan = Arc::new(checked.plan);
-        let empty = matches!(found, Found::Empty);
+        let empty = matches!(found, StateFound::Empty);
         let (mut image, lost) = match found {
             // Written by a version without hashes: the chain begins after the lines on disk.
-            Found::Known(image) if image.ledger.hash.is_empty() => {
-                (Image { ledger: End { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
+            StateFound::Known(image) if image.ledger.hash.is_empty() => {
+                (StateImage { ledger: LedgerTail { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
             }
-            Found::Known(image) => (image, None),
-            Found::Empty => (Image::default(), None),
+            StateFound::Known(image) => (image, None),
+            StateFound::Empty => (StateImage::default(), None),
             // Remembered trips still stand; missing ones may stand as well.
-            Found::Behind(mut image, why) => {
+            StateFound::Behind(mut image, why) => {
                 for memory in image.releases.values_mut() {
                     memory.awaits.get_or_insert(ManualHold::StateLost);
                 }
-                (Image { hold_strangers: true, ledger, ..image }, Some(why.to_string()))
+                (StateImage { hold_strangers: true, ledger, ..image }, Some(why.to_string()))
             }
-            Found::Lost(why) => {
-                (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why.to_string()))
+            StateFound::Lost(why) => {
+                (StateImage { hold_strangers: true, ledger, ..StateImage::default() }, Some(why.to_string()))
             }
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
@@ -309,14 +309,14 @@ impl Live {
                 (None, None) => "started".to_owned(),
             };
             views.insert(name.clone(), View { checkpoint: checkpoint.ok(), ..View::default() });
-            let entry = Entry {
+            let entry = LedgerEntry {
                 weight_after: Some(release.force.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
             };
             entries.push(writer.record(entry, &snapshot));
         }
         snapshot.publish_holds();
-        let desk = Desk::new(snapshot.clone(), None);
+        let desk = CommitQueue::new(snapshot.clone(), None);
         let gauges = Gauges::default();
         gauges.last_reload_ok.store(true, Relaxed);
         gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
@@ -385,7 +385,7 @@ impl Live {
     }
 
     /// The last entry of the ledger in the state file, or in the image that is about to be written.
-    pub fn ledger_end(&self) -> End {
+    pub fn ledger_end(&self) -> LedgerTail {
         self.writer().image.ledger.clone()
     }
 
@@ -548,7 +548,7 @@ impl Live {
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::Keeps));
         let kind = if freeze { "freeze" } else { "trip" };
         let after = next.releases.iter().find(|r| r.release.name == name);
-        let entry = Entry {
+        let entry = LedgerEntry {
             weight_before: Some(live.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence: call.evidence,
@@ -605,7 +605,7 @@ impl Live {
             let detail = format!("the last of {count} exchanges that were under way on new has ended");
             let held_at = clock::rfc3339(drained.held_at_ms);
             let origin = Origin { actor: "proxy".into(), reason: None };
-            let entry = Entry {
+            let entry = LedgerEntry {
                 evidence: serde_json::json!({"requests": count, "held_at": held_at}),
                 ..writer.entry("drained", Some(&live.release), &origin, detail)
             };
@@ -618,9 +618,9 @@ impl Live {
         &self,
         writer: &mut Writer,
         next: Arc<Snapshot>,
-        entries: Vec<Entry>,
+        entries: Vec<LedgerEntry>,
         rollback: Option<(String, &'static str)>,
-    ) -> Receipt {
+    ) -> CommitId {
         self.snapshot.store(next.clone());
         next.publish_holds();
         self.desk.hand_in(writer.image.clone(), entries, rollback, next)

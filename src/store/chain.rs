@@ -14,7 +14,7 @@
 //! later hashes. It cannot detect a complete rewrite by an author who can. Against that, copy a
 //! hash to another place.
 
-use super::ledger::Entry;
+use super::ledger::LedgerEntry;
 use crate::domain::digest::{Digest, hex};
 
 /// `prev` of the first line.
@@ -22,7 +22,7 @@ pub const ORIGIN: &str = "000000000000000000000000000000000000000000000000000000
 const DIGITS: usize = ORIGIN.len();
 
 /// Links `entry` to the line with the hash `prev`.
-pub fn seal(entry: &mut Entry, prev: &str) -> serde_json::Result<()> {
+pub fn seal(entry: &mut LedgerEntry, prev: &str) -> serde_json::Result<()> {
     (entry.prev, entry.hash, entry.rebuilt) = (prev.to_owned(), String::new(), false);
     let open = serde_json::to_vec(entry)?;
     // Without the closing brace.
@@ -32,23 +32,23 @@ pub fn seal(entry: &mut Entry, prev: &str) -> serde_json::Result<()> {
 
 /// The parts of a line, without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Sealed<'a> {
+pub struct SealedLine<'a> {
     pub body: &'a [u8],
     pub hash: &'a str,
 }
 
-impl Sealed<'_> {
+impl SealedLine<'_> {
     pub fn fits(&self) -> bool {
         hex(&Digest::of(self.body)) == self.hash
     }
 }
 
 /// Splits a line; `None`: it has no hash in the expected place.
-pub fn split(line: &[u8]) -> Option<Sealed<'_>> {
+pub fn split(line: &[u8]) -> Option<SealedLine<'_>> {
     let line = line.strip_suffix(br#","rebuilt":true}"#).or_else(|| line.strip_suffix(b"}"))?;
     let line = line.strip_suffix(b"\"")?;
     let (body, hash) = line.split_at_checked(line.len().checked_sub(DIGITS)?)?;
     let digit = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
     let hash = std::str::from_utf8(hash).ok().filter(|hash| hash.as_bytes().iter().all(digit))?;
-    Some(Sealed { body: body.strip_suffix(br#","hash":""#)?, hash })
+    Some(SealedLine { body: body.strip_suffix(br#","hash":""#)?, hash })
 }

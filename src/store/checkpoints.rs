@@ -25,34 +25,34 @@ const BYTES_MAX: u64 = 512 << 20;
 
 /// The queue to the writer thread.
 #[derive(Default)]
-pub struct Shelf {
-    inbox: Mutex<Inbox>,
+pub struct CheckpointQueue {
+    inbox: Mutex<PendingCheckpoints>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Inbox {
-    waiting: BTreeMap<String, (Vec<u8>, Form)>,
+struct PendingCheckpoints {
+    waiting: BTreeMap<String, (Vec<u8>, FileForm)>,
     closed: bool,
 }
 
 /// How a file is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum FileForm {
     Plain,
     Sealed,
 }
 
-impl Shelf {
+impl CheckpointQueue {
     /// Queues a file. Never waits for the disk.
     pub fn hand_in(&self, file: String, bytes: Vec<u8>) {
-        self.inbox().waiting.insert(file, (bytes, Form::Plain));
+        self.inbox().waiting.insert(file, (bytes, FileForm::Plain));
         self.changed.notify_all();
     }
 
     /// The same for a file that is encrypted: [`StateKey::unseal`] reads it.
     pub fn hand_in_sealed(&self, file: String, bytes: Vec<u8>) {
-        self.inbox().waiting.insert(file, (bytes, Form::Sealed));
+        self.inbox().waiting.insert(file, (bytes, FileForm::Sealed));
         self.changed.notify_all();
     }
 
@@ -62,17 +62,17 @@ impl Shelf {
         self.changed.notify_all();
     }
 
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+    fn inbox(&self) -> MutexGuard<'_, PendingCheckpoints> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The body of the thread: runs until [`Shelf::close`].
-pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
+/// The body of the thread: runs until [`CheckpointQueue::close`].
+pub fn run(shelf: &Arc<CheckpointQueue>, directory: &Path, key: &StateKey, log: &Log) {
     let mut trouble = Edge::default();
     loop {
         let (waiting, closed) = {
-            let idle = |inbox: &mut Inbox| inbox.waiting.is_empty() && !inbox.closed;
+            let idle = |inbox: &mut PendingCheckpoints| inbox.waiting.is_empty() && !inbox.closed;
             let waited = shelf.changed.wait_while(shelf.inbox(), idle);
             let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
             (std::mem::take(&mut inbox.waiting), inbox.closed)
@@ -80,8 +80,8 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
         let idle = waiting.is_empty();
         for (file, (mut bytes, form)) in waiting {
             let head = match form {
-                Form::Plain => Some(vec![]),
-                Form::Sealed => key.seal(&mut bytes),
+                FileForm::Plain => Some(vec![]),
+                FileForm::Sealed => key.seal(&mut bytes),
             };
             let head = head.ok_or_else(|| io::Error::other("it cannot be encrypted"));
             let saved = head.and_then(|head| write(&directory.join(&file), &[&head, &bytes]));

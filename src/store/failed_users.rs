@@ -38,7 +38,7 @@ const ATTEMPTS: usize = 2;
 /// How a user is identified in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Id {
+pub enum FailedUserId {
     /// The first 64 bits of the HMAC-SHA256 of the id under the key of `[log] user_key_file`, in
     /// hex, as in the log.
     Hash(String),
@@ -47,20 +47,20 @@ pub enum Id {
 }
 
 /// A failed request, with its user.
-pub struct Failure {
+pub struct UserFailure {
     /// The release's attempt at the time of the decision.
     pub attempt: u64,
     pub evidence_id: u64,
     /// Identifies the user; unchanged after a restart.
     pub number: u64,
     /// `None`: users are counted and not listed.
-    pub id: Option<Id>,
+    pub id: Option<FailedUserId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct User {
+struct FailedUser {
     #[serde(flatten)]
-    id: Id,
+    id: FailedUserId,
     requests: u64,
     first: String,
     last: String,
@@ -70,7 +70,7 @@ struct User {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct ListHeader {
     release: String,
     attempt: u64,
     users: usize,
@@ -80,8 +80,8 @@ struct Head {
 }
 
 #[derive(Default)]
-struct List {
-    users: HashMap<u64, User>,
+struct FailedUserList {
+    users: HashMap<u64, FailedUser>,
     id_bytes: usize,
     requests: u64,
     /// Requests of users who are not listed.
@@ -90,8 +90,8 @@ struct List {
 }
 
 #[derive(Default)]
-struct Inner {
-    lists: BTreeMap<u64, List>,
+struct FailedUserCounts {
+    lists: BTreeMap<u64, FailedUserList>,
     /// Users failed since the evidence with this id began.
     evidence_id: u64,
     harmed: HashSet<u64>,
@@ -101,13 +101,13 @@ struct Inner {
 /// One per release; shared by the workers.
 #[derive(Default)]
 pub struct FailedUsers {
-    inner: Mutex<Inner>,
+    inner: Mutex<FailedUserCounts>,
     /// There is something that was not written yet.
     dirty: AtomicBool,
 }
 
 impl FailedUsers {
-    pub fn note(&self, failure: Failure) {
+    pub fn note(&self, failure: UserFailure) {
         let at = clock::rfc3339(clock::at_ms());
         let mut inner = self.inner();
         inner.begin(failure.evidence_id);
@@ -155,17 +155,23 @@ impl FailedUsers {
 
     /// Restores the list that an earlier process wrote.
     /// `number` maps an id to the current user number; `None`: no mapping.
-    pub fn restore(&self, attempt: u64, evidence_id: u64, bytes: &[u8], number: impl Fn(&Id) -> Option<u64>) {
+    pub fn restore(
+        &self,
+        attempt: u64,
+        evidence_id: u64,
+        bytes: &[u8],
+        number: impl Fn(&FailedUserId) -> Option<u64>,
+    ) {
         let mut inner = self.inner();
         inner.begin(evidence_id);
         let mut lines = bytes.split(|b| *b == b'\n');
-        let Some(head) = lines.next().and_then(|line| serde_json::from_slice::<Head>(line).ok()) else {
+        let Some(head) = lines.next().and_then(|line| serde_json::from_slice::<ListHeader>(line).ok()) else {
             return;
         };
         let list = inner.lists.entry(attempt).or_default();
         (list.requests, list.others) = (list.requests + head.requests, list.others + head.requests_of_others);
         let mut harmed = vec![];
-        for user in lines.filter_map(|line| serde_json::from_slice::<User>(line).ok()).take(USERS_MAX) {
+        for user in lines.filter_map(|line| serde_json::from_slice::<FailedUser>(line).ok()).take(USERS_MAX) {
             // Written under another key: counts as a separate user.
             let known = number(&user.id);
             let place =
@@ -183,13 +189,13 @@ impl FailedUsers {
         inner.harmed.extend(harmed);
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, FailedUserCounts> {
         // Counts and texts only: a panic elsewhere leaves nothing inconsistent that matters.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl FailedUserCounts {
     /// Starts the count of harmed users again when new evidence begins.
     fn begin(&mut self, evidence_id: u64) {
         if evidence_id > self.evidence_id {
@@ -203,8 +209,8 @@ impl Inner {
     }
 }
 
-impl List {
-    fn note(&mut self, failure: Failure, at: String, harm: bool) {
+impl FailedUserList {
+    fn note(&mut self, failure: UserFailure, at: String, harm: bool) {
         (self.requests, self.dirty) = (self.requests + 1, true);
         let full = self.users.len() >= USERS_MAX || self.id_bytes >= ID_BYTES_MAX;
         match (self.users.entry(failure.number), failure.id) {
@@ -214,14 +220,14 @@ impl List {
             }
             (Entry::Vacant(vacant), Some(id)) if !full => {
                 self.id_bytes += id.text().len();
-                vacant.insert(User { id, requests: 1, first: at.clone(), last: at, harm });
+                vacant.insert(FailedUser { id, requests: 1, first: at.clone(), last: at, harm });
             }
             _ => self.others += 1,
         }
     }
 
     fn write(&self, release: &str, attempt: u64) -> Vec<u8> {
-        let head = Head {
+        let head = ListHeader {
             release: release.to_owned(),
             attempt,
             users: self.users.len(),
@@ -229,7 +235,7 @@ impl List {
             requests_of_others: self.others,
             written: clock::rfc3339(clock::at_ms()),
         };
-        let mut users: Vec<&User> = self.users.values().collect();
+        let mut users: Vec<&FailedUser> = self.users.values().collect();
         users.sort_by(|a, b| (&a.first, a.id.text()).cmp(&(&b.first, b.id.text())));
         let mut bytes = vec![];
         // Numbers and texts always serialize, and a `Vec` accepts every write.
@@ -243,10 +249,10 @@ impl List {
     }
 }
 
-impl Id {
+impl FailedUserId {
     pub fn text(&self) -> &str {
         match self {
-            Id::Hash(text) | Id::User(text) => text,
+            FailedUserId::Hash(text) | FailedUserId::User(text) => text,
         }
     }
 }
@@ -269,11 +275,11 @@ pub fn number(hash: Option<&str>, user_hash: u64) -> u64 {
 }
 
 /// The same number for a user read from a file.
-pub fn number_of(key: Option<&hmac::Key>, id: &Id) -> Option<u64> {
+pub fn number_of(key: Option<&hmac::Key>, id: &FailedUserId) -> Option<u64> {
     match (id, key) {
-        (Id::Hash(hash), Some(_)) => u64::from_str_radix(hash, 16).ok(),
-        (Id::Hash(_), None) => None,
-        (Id::User(user), key) => {
+        (FailedUserId::Hash(hash), Some(_)) => u64::from_str_radix(hash, 16).ok(),
+        (FailedUserId::Hash(_), None) => None,
+        (FailedUserId::User(user), key) => {
             let hash = key.map(|key| hashed(key, user.as_bytes()));
             Some(number(hash.as_deref(), UserSet::hash(user.as_bytes())))
         }
@@ -288,8 +294,8 @@ pub fn file(release: &str, attempt: u64) -> String {
 
 /// A user read from such a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub id: Id,
+pub struct ListedUser {
+    pub id: FailedUserId,
     pub requests: u64,
     /// RFC 3339.
     pub first: String,
@@ -298,12 +304,16 @@ pub struct Listed {
 
 /// Reads a file: its users, and the number of requests of users who are not listed.
 /// Unreadable lines are skipped.
-pub fn read(bytes: &[u8]) -> Option<(Vec<Listed>, u64)> {
+pub fn read(bytes: &[u8]) -> Option<(Vec<ListedUser>, u64)> {
     let mut lines = bytes.split(|b| *b == b'\n');
-    let head: Head = serde_json::from_slice(lines.next()?).ok()?;
-    let users = lines.filter_map(|line| serde_json::from_slice::<User>(line).ok());
-    let listed =
-        users.map(|User { id, requests, first, last, harm: _ }| Listed { id, requests, first, last });
+    let head: ListHeader = serde_json::from_slice(lines.next()?).ok()?;
+    let users = lines.filter_map(|line| serde_json::from_slice::<FailedUser>(line).ok());
+    let listed = users.map(|FailedUser { id, requests, first, last, harm: _ }| ListedUser {
+        id,
+        requests,
+        first,
+        last,
+    });
     Some((listed.collect(), head.requests_of_others))
 }
 
@@ -311,8 +321,8 @@ pub fn read(bytes: &[u8]) -> Option<(Vec<Listed>, u64)> {
 mod tests {
     use super::*;
 
-    fn failure(user: u64, attempt: u64, evidence_id: u64) -> Failure {
-        Failure { attempt, evidence_id, number: user, id: Some(Id::User(format!("u{user}"))) }
+    fn failure(user: u64, attempt: u64, evidence_id: u64) -> UserFailure {
+        UserFailure { attempt, evidence_id, number: user, id: Some(FailedUserId::User(format!("u{user}"))) }
     }
 
     #[test]
@@ -339,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_restart_goes_on_where_it_stood() {
-        let number = |id: &Id| id.text().strip_prefix('u')?.parse().ok();
+        let number = |id: &FailedUserId| id.text().strip_prefix('u')?.parse().ok();
         let failed = FailedUsers::default();
         (1..3).for_each(|user| failed.note(failure(user, 4, 1)));
         failed.harm(2, 1);
@@ -358,7 +368,7 @@ mod tests {
     #[test]
     fn what_is_not_to_be_listed_is_counted() {
         let failed = FailedUsers::default();
-        (1..3).for_each(|user| failed.note(Failure { id: None, ..failure(user, 1, 1) }));
+        (1..3).for_each(|user| failed.note(UserFailure { id: None, ..failure(user, 1, 1) }));
         assert_eq!(failed.harm(1, 1).0.users, 2);
         assert!(failed.to_write("r").is_empty(), "no user in it, no file");
     }

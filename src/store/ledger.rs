@@ -24,7 +24,7 @@ pub const READ_MAX: usize = 10_000;
 
 /// One decision. Weights are percentages, `at` is RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LedgerEntry {
     pub n: u64,
     pub at: String,
     /// `null`: the entry belongs to no single release.
@@ -80,22 +80,22 @@ pub struct Entry {
 pub struct Ledger {
     path: PathBuf,
     file: File,
-    end: End,
+    end: LedgerTail,
     key: Option<String>,
 }
 
 /// The end of the chain, where the next entry continues.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct End {
+pub struct LedgerTail {
     /// Number of the last entry; 0: none.
     pub n: u64,
     /// `prev` of the next entry.
     pub hash: String,
 }
 
-impl Default for End {
+impl Default for LedgerTail {
     fn default() -> Self {
-        End { n: 0, hash: chain::ORIGIN.to_owned() }
+        LedgerTail { n: 0, hash: chain::ORIGIN.to_owned() }
     }
 }
 
@@ -104,7 +104,7 @@ impl Ledger {
     pub fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join(FILE);
         let mut file = private_file().read(true).append(true).create(true).open(&path)?;
-        let Scanned { whole, end, key } = scan(&file)?;
+        let ScannedLedger { whole, end, key } = scan(&file)?;
         if file.metadata()?.len() > whole {
             file.set_len(whole)?;
             file.sync_data()?;
@@ -117,7 +117,7 @@ impl Ledger {
         self.end.n
     }
 
-    pub fn end(&self) -> &End {
+    pub fn end(&self) -> &LedgerTail {
         &self.end
     }
 
@@ -131,7 +131,7 @@ impl Ledger {
     /// # Errors
     /// The disk is full or gone.
     /// A partial write is cut off again, so that the next try starts clean.
-    pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+    pub fn append(&mut self, entries: &[LedgerEntry]) -> io::Result<()> {
         let mut text = Vec::new();
         let mut last = None;
         for entry in entries.iter().filter(|e| e.n > self.end.n) {
@@ -150,7 +150,7 @@ impl Ledger {
                 Ok(())
             }
             Ok(()) => {
-                self.end = End { n: last.n, hash: last.hash.clone() };
+                self.end = LedgerTail { n: last.n, hash: last.hash.clone() };
                 Ok(())
             }
             Err(error) => {
@@ -168,7 +168,7 @@ impl Ledger {
 
 /// The entries after number `since`, at most [`READ_MAX`]; none without a ledger.
 /// A torn last line is skipped.
-pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
+pub fn read(directory: &Path, since: u64) -> io::Result<Vec<LedgerEntry>> {
     let file = match File::open(directory.join(FILE)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
@@ -176,7 +176,7 @@ pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     };
     let mut entries = vec![];
     for line in BufReader::new(file).split(b'\n') {
-        if let Ok(entry) = serde_json::from_slice::<Entry>(&line?)
+        if let Ok(entry) = serde_json::from_slice::<LedgerEntry>(&line?)
             && entry.n > since
         {
             entries.push(entry);
@@ -202,7 +202,7 @@ pub fn piece(directory: &Path, from: u64, bytes_max: usize) -> io::Result<Vec<u8
 }
 
 /// The latest `n` entries after number `since`, oldest first.
-pub fn read_last(directory: &Path, since: u64, n: usize) -> io::Result<Vec<Entry>> {
+pub fn read_last(directory: &Path, since: u64, n: usize) -> io::Result<Vec<LedgerEntry>> {
     let mut latest = VecDeque::new();
     let mut since = since;
     loop {
@@ -220,16 +220,16 @@ pub fn exists(directory: &Path) -> bool {
     std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
 }
 
-struct Scanned {
+struct ScannedLedger {
     /// Length of the complete lines.
     whole: u64,
     /// The end of the chain after them.
-    end: End,
+    end: LedgerTail,
     key: Option<String>,
 }
 
-fn scan(file: &File) -> io::Result<Scanned> {
-    let (mut whole, mut end, mut chained, mut key) = (0, End::default(), false, None);
+fn scan(file: &File) -> io::Result<ScannedLedger> {
+    let (mut whole, mut end, mut chained, mut key) = (0, LedgerTail::default(), false, None);
     let mut unchained = Digest::default();
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
@@ -240,7 +240,7 @@ fn scan(file: &File) -> io::Result<Scanned> {
             if !chained && whole > 0 {
                 end.hash = hex(&unchained.finish());
             }
-            return Ok(Scanned { whole, end, key });
+            return Ok(ScannedLedger { whole, end, key });
         }
         whole += n as u64;
         if !chained {
@@ -248,14 +248,14 @@ fn scan(file: &File) -> io::Result<Scanned> {
         }
         // A line damaged in the middle stays for inspection and is ignored; only a torn tail is
         // cut.
-        let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
+        let Ok(entry) = serde_json::from_slice::<LedgerEntry>(&line) else { continue };
         if let Some(membership) = entry.membership.filter(|m| !m.key.is_empty()) {
             key = Some(membership.key);
         }
         let fits = chain::split(line.trim_ascii_end()).is_some_and(|sealed| sealed.fits());
         match (entry.hash.is_empty(), fits) {
             (true, _) => end.n = end.n.max(entry.n),
-            (false, true) => (end, chained) = (End { n: end.n.max(entry.n), hash: entry.hash }, true),
+            (false, true) => (end, chained) = (LedgerTail { n: end.n.max(entry.n), hash: entry.hash }, true),
             (false, false) => {}
         }
     }
@@ -266,8 +266,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(n: u64) -> Entry {
-        Entry {
+    fn entry(n: u64) -> LedgerEntry {
+        LedgerEntry {
             n,
             at: "2026-01-01T00:00:00Z".into(),
             release: Some("r".into()),

@@ -27,9 +27,9 @@ pub struct Membership {
     /// A longer id is invalid.
     pub id_bytes_max: usize,
     /// In `new` at any weight.
-    pub segments: Vec<Listed>,
+    pub segments: Vec<RecordedSegment>,
     /// Never in `new`.
-    pub excluded: Vec<Listed>,
+    pub excluded: Vec<RecordedSegment>,
     /// The name of the key for the hashes of users and lists; empty: an earlier version wrote it,
     /// without a key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -39,27 +39,27 @@ pub struct Membership {
 /// Distinguishes two memberships without keyed hashes: every change compares it with the last one
 /// recorded.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Roll {
+pub struct MembershipIdentity {
     salt: String,
     normalise: Normalise,
     id_bytes_max: usize,
-    segments: Vec<Rolled>,
-    excluded: Vec<Rolled>,
+    segments: Vec<SegmentIdentity>,
+    excluded: Vec<SegmentIdentity>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Rolled {
+struct SegmentIdentity {
     name: String,
     users: usize,
     fingerprint: u64,
     by_request: bool,
 }
 
-impl Roll {
+impl MembershipIdentity {
     /// `reach`: how many of its segments are included so far.
-    pub fn of(release: &Release, reach: Exposure, identity: &Identity) -> Roll {
-        let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| Rolled::of(s)).collect();
-        Roll {
+    pub fn of(release: &Release, reach: Exposure, identity: &Identity) -> MembershipIdentity {
+        let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| SegmentIdentity::of(s)).collect();
+        MembershipIdentity {
             salt: release.salt_text.clone(),
             normalise: identity.normalise,
             id_bytes_max: identity.max_bytes,
@@ -69,9 +69,9 @@ impl Roll {
     }
 }
 
-impl Rolled {
-    fn of(segment: &Segment) -> Rolled {
-        Rolled {
+impl SegmentIdentity {
+    fn of(segment: &Segment) -> SegmentIdentity {
+        SegmentIdentity {
             name: segment.name.clone(),
             users: segment.users.len(),
             fingerprint: segment.users.fingerprint(),
@@ -94,7 +94,7 @@ pub struct Lookup<'a> {
     /// missing.
     pub hashed: &'a dyn Fn(&str, u64) -> Option<String>,
     /// The users of a list stored by its fingerprint, under the key of this name.
-    pub known: &'a dyn Fn(&str, &Listed) -> Option<UserSet>,
+    pub known: &'a dyn Fn(&str, &RecordedSegment) -> Option<UserSet>,
 }
 
 impl Lookup<'_> {
@@ -104,7 +104,7 @@ impl Lookup<'_> {
 
 /// A segment as recorded.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Listed {
+pub struct RecordedSegment {
     pub name: String,
     /// The number of users in its lists.
     pub users: usize,
@@ -120,7 +120,7 @@ pub struct Listed {
 
 /// Was a user in `new`?
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Was {
+pub enum WasInNew {
     In,
     Out,
     /// By the ledger alone `otherwise`; but these segments may have decided.
@@ -133,7 +133,8 @@ pub enum Was {
 impl Membership {
     /// `reach`: how many of its segments are included so far.
     pub fn of(release: &Release, reach: Exposure, identity: &Identity, key: &StateKey) -> Membership {
-        let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s, key)).collect();
+        let listed =
+            |segments: &[Arc<Segment>]| segments.iter().map(|s| RecordedSegment::of(s, key)).collect();
         Membership {
             salt: release.salt_text.clone(),
             normalise: word(identity.normalise).to_owned(),
@@ -155,9 +156,9 @@ impl Membership {
     }
 
     /// Was this (normalised) id in `new` at that weight, without a hold?
-    pub fn was_in(&self, id: &[u8], weight: Weight, lookup: &Lookup<'_>) -> Was {
+    pub fn was_in(&self, id: &[u8], weight: Weight, lookup: &Lookup<'_>) -> WasInNew {
         let number = UserSet::hash(id);
-        let ask = |listed: &[Listed]| {
+        let ask = |listed: &[RecordedSegment]| {
             let mut unclear = vec![];
             for segment in listed {
                 match segment.has(number, id, &self.key, lookup) {
@@ -170,7 +171,7 @@ impl Membership {
         };
         let (excluded, perhaps_excluded) = ask(&self.excluded);
         if excluded {
-            return Was::Out;
+            return WasInNew::Out;
         }
         let (pinned, perhaps_pinned) = ask(&self.segments);
         let drawn = pinned || weight.holds(self.bucket(id));
@@ -181,17 +182,17 @@ impl Membership {
             false => perhaps_pinned,
         };
         match (segments.is_empty(), drawn) {
-            (false, otherwise) => Was::Unclear { otherwise, segments },
-            (true, true) => Was::In,
-            (true, false) => Was::Out,
+            (false, otherwise) => WasInNew::Unclear { otherwise, segments },
+            (true, true) => WasInNew::In,
+            (true, false) => WasInNew::Out,
         }
     }
 }
 
-impl Listed {
-    fn of(segment: &Segment, key: &StateKey) -> Listed {
+impl RecordedSegment {
+    fn of(segment: &Segment, key: &StateKey) -> RecordedSegment {
         let users = &segment.users;
-        Listed {
+        RecordedSegment {
             name: segment.name.clone(),
             users: users.len(),
             fingerprint: if users.is_empty() { String::new() } else { key.list(users) },
@@ -280,7 +281,7 @@ mod tests {
             let subject = Subject { user_id: Some(&id), headers: None, address: None };
             let arm = decide(&release, Effective::At(all(&release, weight)), &subject).arm;
             let was = kept.was_in(&id, weight, &KEYED);
-            prop_assert_eq!(was, if arm == Arm::New { Was::In } else { Was::Out });
+            prop_assert_eq!(was, if arm == Arm::New { WasInNew::In } else { WasInNew::Out });
         }
     }
 
@@ -290,8 +291,11 @@ mod tests {
         let (release, identity) = release(text);
         let kept = Membership::of(&release, all(&release, Weight::ZERO), &identity, &key());
         let was = |weight| kept.was_in(b"alice", weight, &Lookup::NOTHING);
-        assert_eq!(was(Weight::FULL), Was::In);
-        assert_eq!(was(Weight::ZERO), Was::Unclear { otherwise: false, segments: vec!["inside".into()] });
+        assert_eq!(was(Weight::FULL), WasInNew::In);
+        assert_eq!(
+            was(Weight::ZERO),
+            WasInNew::Unclear { otherwise: false, segments: vec!["inside".into()] }
+        );
     }
 
     #[test]
@@ -300,17 +304,18 @@ mod tests {
         let segment = Segment { name: "many".into(), users: users.clone(), ..Segment::default() };
         let (release, identity) = release("[release.r]\nstable = \"a\"\nnew = \"b\"\n");
         let kept = Membership {
-            segments: vec![Listed::of(&segment, &key())],
+            segments: vec![RecordedSegment::of(&segment, &key())],
             ..Membership::of(&release, all(&release, Weight::ZERO), &identity, &key())
         };
         assert_eq!(kept.segments[0].numbers, None);
-        let unclear = Was::Unclear { otherwise: false, segments: vec!["many".into()] };
+        let unclear = WasInNew::Unclear { otherwise: false, segments: vec!["many".into()] };
         assert_eq!(kept.was_in(b"u7", Weight::ZERO, &KEYED), unclear);
-        let known = |_: &str, listed: &Listed| listed.is_of(&users, Some(&key())).then(|| users.clone());
+        let known =
+            |_: &str, listed: &RecordedSegment| listed.is_of(&users, Some(&key())).then(|| users.clone());
         let lookup = Lookup { known: &known, ..KEYED };
-        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &lookup), Was::In);
-        assert_eq!(kept.was_in(b"x", Weight::ZERO, &lookup), Was::Out);
-        let known = |_: &str, listed: &Listed| listed.is_of(&users, None).then(|| users.clone());
+        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &lookup), WasInNew::In);
+        assert_eq!(kept.was_in(b"x", Weight::ZERO, &lookup), WasInNew::Out);
+        let known = |_: &str, listed: &RecordedSegment| listed.is_of(&users, None).then(|| users.clone());
         assert_eq!(kept.was_in(b"u7", Weight::ZERO, &Lookup { known: &known, ..KEYED }), unclear);
     }
 
@@ -325,16 +330,16 @@ mod tests {
         for segment in [&release.segments[0], &release.excluded[0]] {
             assert!(!text.contains(&hex(segment.users.fingerprint())), "{text}");
         }
-        assert_eq!(kept.was_in(b"u1", Weight::ZERO, &KEYED), Was::In);
+        assert_eq!(kept.was_in(b"u1", Weight::ZERO, &KEYED), WasInNew::In);
         for lost in [&Lookup::NOTHING, &Lookup { hashed: &|_, _| None, ..KEYED }] {
             let was = |user: &[u8], weight| kept.was_in(user, weight, lost);
             assert_eq!(
                 was(b"u1", Weight::ZERO),
-                Was::Unclear { otherwise: false, segments: vec!["testers".into()] }
+                WasInNew::Unclear { otherwise: false, segments: vec!["testers".into()] }
             );
             assert_eq!(
                 was(b"u9", Weight::FULL),
-                Was::Unclear { otherwise: true, segments: vec!["vip".into()] }
+                WasInNew::Unclear { otherwise: true, segments: vec!["vip".into()] }
             );
         }
     }
@@ -349,7 +354,7 @@ mod tests {
         let text = serde_json::to_string(&kept).unwrap();
         assert!(!text.contains("\"key\""), "{text}");
         let kept: Membership = serde_json::from_str(&text).unwrap();
-        assert_eq!(kept.was_in(b"u2", Weight::ZERO, &Lookup::NOTHING), Was::In);
-        assert_eq!(kept.was_in(b"u4", Weight::ZERO, &Lookup::NOTHING), Was::Out);
+        assert_eq!(kept.was_in(b"u2", Weight::ZERO, &Lookup::NOTHING), WasInNew::In);
+        assert_eq!(kept.was_in(b"u4", Weight::ZERO, &Lookup::NOTHING), WasInNew::Out);
     }
 }

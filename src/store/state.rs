@@ -13,14 +13,14 @@
 //!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the
 //! old image or the new one, never a mixture.
-//! A file that cannot be parsed to the last byte is [`Found::Lost`], never "empty", and a copy is
+//! A file that cannot be parsed to the last byte is [`StateFound::Lost`], never "empty", and a copy is
 //! kept for inspection.
 //! One process at a time holds the lock.
 
 mod format;
 
 use super::kept::Kept;
-use super::ledger::{self, End, Entry};
+use super::ledger::{self, LedgerEntry, LedgerTail};
 use super::private::{private_directory, private_file};
 use crate::domain::rollout::ReleaseState;
 pub use crate::store::state::format::UnknownCause;
@@ -42,28 +42,28 @@ const VERSION: u32 = 4;
 
 /// The state that survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Image {
+pub struct StateImage {
     pub releases: BTreeMap<String, ReleaseState>,
     /// State was lost, and some releases were not resumed since: a release that is not in
     /// `releases` is held as well.
     pub hold_strangers: bool,
     /// The last ledger entry. Without a hash: a version without hashes wrote it.
-    pub ledger: End,
+    pub ledger: LedgerTail,
     /// The latest entries, from which a line lost in a crash is written again.
-    pub recent: Vec<Entry>,
+    pub recent: Vec<LedgerEntry>,
 }
 
-/// The most entries in [`Image::recent`].
+/// The most entries in [`StateImage::recent`].
 pub const RECENT_MAX: usize = 32;
 
 /// The state found at start.
 #[derive(Debug)]
-pub enum Found {
-    Known(Image),
+pub enum StateFound {
+    Known(StateImage),
     /// No state file and no ledger.
     Empty,
     /// A valid state, but older than other data; with the reason. Its trips stand, and all is held.
-    Behind(Image, Loss),
+    Behind(StateImage, Loss),
     /// Unusable data; with the reason.
     Lost(Loss),
 }
@@ -89,24 +89,24 @@ pub struct StateDirectory {
     configured: PathBuf,
     /// The path through the descriptor.
     path: PathBuf,
-    identity: Identity,
+    identity: DirectoryIdentity,
     /// Held as long as the process lives.
     _lock: File,
 }
 
 /// Identifies a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Identity(u64, u64);
+struct DirectoryIdentity(u64, u64);
 
-impl Identity {
-    fn of(metadata: &fs::Metadata) -> Identity {
-        Identity(metadata.dev(), metadata.ino())
+impl DirectoryIdentity {
+    fn of(metadata: &fs::Metadata) -> DirectoryIdentity {
+        DirectoryIdentity(metadata.dev(), metadata.ino())
     }
 }
 
 /// Where the configured path leads now.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Leads {
+pub enum PathTarget {
     /// To the directory of the start.
     Here,
     /// The directory of the start was removed, and nothing replaced it.
@@ -138,11 +138,11 @@ pub enum Strayed {
 
 /// Identifies a saved file by device, inode and length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Saved(u64, u64, u64);
+pub struct SavedFile(u64, u64, u64);
 
-impl Saved {
-    fn of(of: &fs::Metadata) -> Saved {
-        Saved(of.dev(), of.ino(), of.len())
+impl SavedFile {
+    fn of(of: &fs::Metadata) -> SavedFile {
+        SavedFile(of.dev(), of.ino(), of.len())
     }
 }
 
@@ -187,13 +187,13 @@ impl StateDirectory {
         if !metadata.is_dir() {
             return Err(failed("cannot open the state directory")(io::ErrorKind::NotADirectory.into()));
         }
-        let identity = Identity::of(&metadata);
+        let identity = DirectoryIdentity::of(&metadata);
         let configured = path.to_owned();
         // The descriptor is never closed: other threads keep paths through it, and its number must
         // not be reused.
         let held = PathBuf::from(format!("/proc/self/fd/{}", directory.into_raw_fd()));
         // Without /proc use the real path: a symlink changed later does not affect it.
-        let path = match fs::metadata(&held).is_ok_and(|m| Identity::of(&m) == identity) {
+        let path = match fs::metadata(&held).is_ok_and(|m| DirectoryIdentity::of(&m) == identity) {
             true => held,
             false => fs::canonicalize(path).map_err(failed("cannot find the state directory"))?,
         };
@@ -228,38 +228,39 @@ impl StateDirectory {
 
     /// Marks a directory as new: a start finds an empty state, and not an empty directory.
     pub fn mark_new(&self) -> io::Result<()> {
-        self.save(&Image::default()).map(drop)
+        self.save(&StateImage::default()).map(drop)
     }
 
-    pub fn leads(&self) -> Leads {
-        let elsewhere = |cause| Leads::Elsewhere(Elsewhere { configured: self.configured.clone(), cause });
+    pub fn leads(&self) -> PathTarget {
+        let elsewhere =
+            |cause| PathTarget::Elsewhere(Elsewhere { configured: self.configured.clone(), cause });
         match fs::metadata(&self.configured) {
-            Ok(now) if Identity::of(&now) == self.identity => Leads::Here,
+            Ok(now) if DirectoryIdentity::of(&now) == self.identity => PathTarget::Here,
             Ok(_) => elsewhere(Strayed::Replaced),
             Err(e) if e.kind() != io::ErrorKind::NotFound => elsewhere(Strayed::Unreachable(e.into())),
             // A directory without a link was removed; one that has a link was moved.
             Err(_) => match fs::metadata(&self.path) {
                 Ok(held) if held.nlink() > 0 => elsewhere(Strayed::Moved),
-                _ => Leads::Nowhere,
+                _ => PathTarget::Nowhere,
             },
         }
     }
 
-    pub fn load(&self) -> Found {
+    pub fn load(&self) -> StateFound {
         let path = self.configured.join(FILE);
         match fs::read(self.path.join(FILE)) {
             Ok(bytes) => match parse(&bytes) {
-                Ok(image) => Found::Known(image),
-                Err(source) => Found::Lost(StateError::Damaged { path, source }.into()),
+                Ok(image) => StateFound::Known(image),
+                Err(source) => StateFound::Lost(StateError::Damaged { path, source }.into()),
             },
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !ledger::exists(&self.path) => Found::Empty,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Lost(Loss::NoStateFile { path }),
-            Err(source) => Found::Lost(StateError::Read { path, source }.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !ledger::exists(&self.path) => StateFound::Empty,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => StateFound::Lost(Loss::NoStateFile { path }),
+            Err(source) => StateFound::Lost(StateError::Read { path, source }.into()),
         }
     }
 
     /// Reads the state file of a directory without its lock.
-    pub fn look(path: &Path) -> Result<Image, StateError> {
+    pub fn look(path: &Path) -> Result<StateImage, StateError> {
         let path = path.join(FILE);
         match fs::read(&path) {
             Ok(bytes) => parse(&bytes).map_err(|source| StateError::Damaged { path, source }),
@@ -268,12 +269,12 @@ impl StateDirectory {
     }
 
     /// Durable when it returns `Ok`.
-    pub fn save(&self, image: &Image) -> io::Result<Saved> {
+    pub fn save(&self, image: &StateImage) -> io::Result<SavedFile> {
         let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
         let mut file = private_file().create(true).write(true).truncate(true).open(&fresh)?;
         file.write_all(&render(image)?)?;
         file.sync_all()?;
-        let saved = Saved::of(&file.metadata()?);
+        let saved = SavedFile::of(&file.metadata()?);
         fs::rename(&fresh, &path)?;
         File::open(&self.path)?.sync_all()?;
         Ok(saved)
@@ -294,12 +295,12 @@ impl StateDirectory {
 
     /// Is the last saved file still there?
     /// The directory may be removed or replaced under a running proxy.
-    pub fn holds(&self, saved: &Saved) -> bool {
-        fs::metadata(self.path.join(FILE)).is_ok_and(|m| Saved::of(&m) == *saved)
+    pub fn holds(&self, saved: &SavedFile) -> bool {
+        fs::metadata(self.path.join(FILE)).is_ok_and(|m| SavedFile::of(&m) == *saved)
     }
 }
 
-fn render(image: &Image) -> io::Result<Vec<u8>> {
+fn render(image: &StateImage) -> io::Result<Vec<u8>> {
     let mut body = serde_json::to_vec_pretty(&FileImage::from(image))?;
     body.push(b'\n');
     let mut bytes = format!("{MAGIC} {VERSION} {:016x}\n", xxh3_64(&body)).into_bytes();
@@ -307,7 +308,7 @@ fn render(image: &Image) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Image, ParseError> {
+fn parse(bytes: &[u8]) -> Result<StateImage, ParseError> {
     let end = bytes.iter().position(|b| *b == b'\n').ok_or(ParseError::NoStateFile)?;
     let head = std::str::from_utf8(&bytes[..end]).map_err(|_| ParseError::NoStateFile)?;
     let body = &bytes[end + 1..];
@@ -331,7 +332,7 @@ fn parse(bytes: &[u8]) -> Result<Image, ParseError> {
 /// process.
 pub fn memory_json(memory: &ReleaseState) -> serde_json::Value {
     let releases = BTreeMap::from([(String::new(), memory.clone())]);
-    let mut file = FileImage::from(&Image { releases, ..Image::default() });
+    let mut file = FileImage::from(&StateImage { releases, ..StateImage::default() });
     // Numbers, words and lists of them always serialize.
     file.releases.remove("").and_then(|memory| serde_json::to_value(memory).ok()).unwrap_or_default()
 }
@@ -339,9 +340,9 @@ pub fn memory_json(memory: &ReleaseState) -> serde_json::Value {
 /// The inverse; `None`: another version wrote it.
 pub fn memory_of_json(json: &serde_json::Value) -> Option<ReleaseState> {
     let memory = FileMemory::deserialize(json).ok()?;
-    let mut file = FileImage::from(&Image::default());
+    let mut file = FileImage::from(&StateImage::default());
     file.releases.insert(String::new(), memory);
-    Image::try_from(file).ok()?.releases.remove("")
+    StateImage::try_from(file).ok()?.releases.remove("")
 }
 
 #[cfg(test)]
@@ -363,7 +364,7 @@ pub mod tests {
         dir
     }
 
-    fn image() -> Image {
+    fn image() -> StateImage {
         let trip = Trip {
             cause: Cause::Errors,
             attempt: 2,
@@ -389,8 +390,11 @@ pub mod tests {
             weight: Weight::from_parts(50_000),
             entry: 5,
         };
-        let mut image =
-            Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
+        let mut image = StateImage {
+            hold_strangers: true,
+            ledger: LedgerTail { n: 7, ..LedgerTail::default() },
+            ..StateImage::default()
+        };
         image
             .releases
             .insert("a".into(), ReleaseState { attempt: 2, trip: Some(trip), ..ReleaseState::default() });
@@ -435,10 +439,10 @@ pub mod tests {
     fn what_is_saved_is_found_again() {
         let dir = scratch("state");
         let state = StateDirectory::open(&dir).unwrap();
-        assert!(matches!(state.load(), Found::Empty));
+        assert!(matches!(state.load(), StateFound::Empty));
         state.save(&image()).unwrap();
         match state.load() {
-            Found::Known(found) => assert_eq!(found, image()),
+            StateFound::Known(found) => assert_eq!(found, image()),
             other => panic!("{other:?}"),
         }
         assert!(matches!(StateDirectory::open(&dir), Err(StateError::Locked { .. })));
@@ -455,7 +459,7 @@ pub mod tests {
     #[test]
     fn an_older_format_knows_no_time_of_completion() {
         let known = ReleaseState { complete_since_ms: None, ..image().releases["c"].clone() };
-        let image = Image { releases: [("c".to_owned(), known)].into(), ..Image::default() };
+        let image = StateImage { releases: [("c".to_owned(), known)].into(), ..StateImage::default() };
         let older = String::from_utf8(render(&image).unwrap()).unwrap();
         let older = older.replacen(&format!("grayling-state {VERSION}"), "grayling-state 3", 1);
         assert_eq!(parse(older.as_bytes()).unwrap(), image);
@@ -466,7 +470,7 @@ pub mod tests {
         let dir = scratch("state-gone");
         let state = StateDirectory::open(&dir).unwrap();
         fs::write(dir.join(ledger::FILE), "{}\n").unwrap();
-        assert!(matches!(state.load(), Found::Lost(_)));
+        assert!(matches!(state.load(), StateFound::Lost(_)));
     }
 
     #[test]
@@ -495,11 +499,11 @@ pub mod tests {
 
         #[test]
         fn a_damaged_file_means_what_was_saved_or_nothing(bytes in crate::mutate::damaged(
-            [render(&image()).unwrap(), render(&Image::default()).unwrap()],
+            [render(&image()).unwrap(), render(&StateImage::default()).unwrap()],
             ["\n", " ", "0", "1", "+1", "2", "\"", "null", "true", "false", "{", "}", "[]", ",", "\"trip\": null", "\"a\"", "errors", "fuse", "weight_ppm", "ledger"],
         )) {
             if let Ok(found) = parse(&bytes) {
-                prop_assert!(found == image() || found == Image::default(), "{found:?}");
+                prop_assert!(found == image() || found == StateImage::default(), "{found:?}");
             }
             // The same under a valid checksum (an editor's, or another version's): never a panic,
             // and a parsed image survives another round trip.

@@ -46,7 +46,7 @@ pub struct StateKey {
 
 /// The origin of the key of a start.
 #[derive(Debug)]
-pub enum Origin {
+pub enum KeyOrigin {
     Found,
     Made,
     /// The file cannot be read or written: this key ends with the process.
@@ -87,14 +87,14 @@ impl StateKey {
     ///
     /// # Errors
     /// Those of [`StateKey::random`].
-    pub fn open(directory: &Path) -> io::Result<(StateKey, Origin)> {
-        let temporary = |why| Ok((StateKey::random()?, Origin::Temporary(why)));
+    pub fn open(directory: &Path) -> io::Result<(StateKey, KeyOrigin)> {
+        let temporary = |why| Ok((StateKey::random()?, KeyOrigin::Temporary(why)));
         match StateKey::read(directory) {
-            Ok(Some(key)) => Ok((key, Origin::Found)),
+            Ok(Some(key)) => Ok((key, KeyOrigin::Found)),
             Ok(None) => {
                 let key = StateKey::random()?;
                 match key.keep(directory) {
-                    Ok(()) => Ok((key, Origin::Made)),
+                    Ok(()) => Ok((key, KeyOrigin::Made)),
                     Err(source) => temporary(KeyError::Write { source }),
                 }
             }
@@ -197,12 +197,12 @@ mod tests {
         // Left by a crash during the first start.
         fs::write(dir.join("key.new"), "half").unwrap();
         let (made, origin) = StateKey::open(&dir).unwrap();
-        assert!(matches!(origin, Origin::Made), "{origin:?}");
+        assert!(matches!(origin, KeyOrigin::Made), "{origin:?}");
         let metadata = fs::metadata(dir.join(FILE)).unwrap();
         assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (32, 0o600));
         assert!(!dir.join("key.new").exists());
         let (found, origin) = StateKey::open(&dir).unwrap();
-        assert!(matches!(origin, Origin::Found), "{origin:?}");
+        assert!(matches!(origin, KeyOrigin::Found), "{origin:?}");
         assert_eq!((found.name(), found.user(7)), (made.name(), made.user(7)));
         fs::remove_file(dir.join(FILE)).unwrap();
         let (other, _) = StateKey::open(&dir).unwrap();
@@ -216,13 +216,13 @@ mod tests {
             fs::write(dir.join(FILE), &wrong).unwrap();
             let (_, origin) = StateKey::open(&dir).unwrap();
             assert!(
-                matches!(&origin, Origin::Temporary(why) if why.to_string().contains("a key has 32")),
+                matches!(&origin, KeyOrigin::Temporary(why) if why.to_string().contains("a key has 32")),
                 "{origin:?}"
             );
             assert_eq!(fs::read(dir.join(FILE)).unwrap(), wrong);
         }
         let (_, origin) = StateKey::open(&dir.join("nowhere")).unwrap();
-        assert!(matches!(origin, Origin::Temporary(_)), "{origin:?}");
+        assert!(matches!(origin, KeyOrigin::Temporary(_)), "{origin:?}");
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //! the image, from which it is written again.
 
 use super::kept::Kept;
-use super::ledger::{Entry, Ledger};
-use super::state::{Elsewhere, Image, Leads, Saved, StateDirectory};
+use super::ledger::{Ledger, LedgerEntry};
+use super::state::{Elsewhere, PathTarget, SavedFile, StateDirectory, StateImage};
 use super::state_key::StateKey;
 use crate::telemetry::clock;
 use crate::telemetry::log::Log;
@@ -33,16 +33,16 @@ const UNWRITTEN_MAX: usize = 4096;
 const TOLD: usize = 64;
 
 /// The queue of changes to the writer thread. `T` is what is announced: the snapshot in force.
-pub struct Desk<T> {
-    inbox: Mutex<Inbox<T>>,
+pub struct CommitQueue<T> {
+    inbox: Mutex<PendingCommits<T>>,
     changed: Condvar,
     announced: ArcSwap<T>,
     /// Broadcast of announced entries; a subscriber that is too slow misses the oldest.
-    pub told: tokio::sync::broadcast::Sender<Entry>,
+    pub told: tokio::sync::broadcast::Sender<LedgerEntry>,
 }
 
-struct Inbox<T> {
-    work: Option<Work<T>>,
+struct PendingCommits<T> {
+    work: Option<PendingCommit<T>>,
     /// Numbers of the last queued change, and of the last announced one.
     handed_in: u64,
     done: u64,
@@ -58,7 +58,7 @@ struct Inbox<T> {
     closed: bool,
 }
 
-impl<T> Inbox<T> {
+impl<T> PendingCommits<T> {
     /// A disk that takes this long may never return; status and metrics must not show old state
     /// meanwhile.
     fn hangs(&self) -> bool {
@@ -66,9 +66,9 @@ impl<T> Inbox<T> {
     }
 }
 
-struct Work<T> {
-    image: Image,
-    entries: Vec<Entry>,
+struct PendingCommit<T> {
+    image: StateImage,
+    entries: Vec<LedgerEntry>,
     rollbacks: Vec<(String, &'static str)>,
     snapshot: Arc<T>,
     since: Instant,
@@ -89,14 +89,14 @@ pub enum NotDurable {
     Ledger(#[source] Kept<io::Error>),
 }
 
-/// Identifies a queued change, for [`Desk::wait`].
+/// Identifies a queued change, for [`CommitQueue::wait`].
 #[derive(Clone, Copy, Debug)]
-pub struct Receipt(u64);
+pub struct CommitId(u64);
 
-impl<T> Desk<T> {
-    pub fn new(snapshot: Arc<T>, error: Option<NotDurable>) -> Arc<Desk<T>> {
-        Arc::new(Desk {
-            inbox: Mutex::new(Inbox {
+impl<T> CommitQueue<T> {
+    pub fn new(snapshot: Arc<T>, error: Option<NotDurable>) -> Arc<CommitQueue<T>> {
+        Arc::new(CommitQueue {
+            inbox: Mutex::new(PendingCommits {
                 work: None,
                 handed_in: 0,
                 done: 0,
@@ -113,7 +113,7 @@ impl<T> Desk<T> {
         })
     }
 
-    fn inbox(&self) -> MutexGuard<'_, Inbox<T>> {
+    fn inbox(&self) -> MutexGuard<'_, PendingCommits<T>> {
         // Every change to the inbox is one assignment, so a panic elsewhere leaves it valid.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,11 +121,11 @@ impl<T> Desk<T> {
     /// Queues a change; never waits for the disk.
     pub fn hand_in(
         &self,
-        image: Image,
-        entries: Vec<Entry>,
+        image: StateImage,
+        entries: Vec<LedgerEntry>,
         rollback: Option<(String, &'static str)>,
         snapshot: Arc<T>,
-    ) -> Receipt {
+    ) -> CommitId {
         let mut inbox = self.inbox();
         inbox.handed_in += 1;
         inbox.latest = snapshot.clone();
@@ -133,21 +133,21 @@ impl<T> Desk<T> {
         let work = match inbox.work.take() {
             None => {
                 let rollbacks = rollback.into_iter().collect();
-                Work { image, entries, rollbacks, snapshot, since: Instant::now() }
+                PendingCommit { image, entries, rollbacks, snapshot, since: Instant::now() }
             }
             Some(mut earlier) => {
                 earlier.entries.extend(entries);
                 earlier.rollbacks.extend(rollback);
-                Work { image, snapshot, ..earlier }
+                PendingCommit { image, snapshot, ..earlier }
             }
         };
         inbox.work = Some(work);
         self.changed.notify_all();
-        Receipt(inbox.handed_in)
+        CommitId(inbox.handed_in)
     }
 
     /// Waits until a change is announced; returns why it is not durable, if so.
-    pub fn wait(&self, receipt: Receipt, at_most: Duration) -> Result<(), NotDurable> {
+    pub fn wait(&self, receipt: CommitId, at_most: Duration) -> Result<(), NotDurable> {
         let (inbox, timeout) = self
             .changed
             .wait_timeout_while(self.inbox(), at_most, |i| i.done < receipt.0)
@@ -189,23 +189,23 @@ impl<T> Desk<T> {
 }
 
 /// The disk side; `None` where the directory was unusable at start.
-pub struct Scribe {
+pub struct StateWriter {
     pub directory: Option<StateDirectory>,
     pub ledger: Option<Ledger>,
     pub key: StateKey,
     pub log: Log,
 }
 
-impl Scribe {
-    /// The body of the thread: runs until [`Desk::close`].
-    pub fn run<T>(mut self, desk: &Desk<T>) {
+impl StateWriter {
+    /// The body of the thread: runs until [`CommitQueue::close`].
+    pub fn run<T>(mut self, desk: &CommitQueue<T>) {
         // The last image, and its file; `None` if saving failed.
-        let mut last: Option<(Image, Option<Saved>)> = None;
-        let mut unwritten: Vec<Entry> = vec![];
+        let mut last: Option<(StateImage, Option<SavedFile>)> = None;
+        let mut unwritten: Vec<LedgerEntry> = vec![];
         let mut elsewhere: Option<Elsewhere> = None;
         loop {
             let (work, handed_in, closed) = {
-                let idle = |i: &mut Inbox<T>| i.work.is_none() && !i.closed;
+                let idle = |i: &mut PendingCommits<T>| i.work.is_none() && !i.closed;
                 let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
                 let mut inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
                 (inbox.work.take(), inbox.handed_in, inbox.closed)
@@ -224,7 +224,7 @@ impl Scribe {
                 _ => None,
             };
             if let Some(image) = image {
-                let gone = |saved: &Option<Saved>| saved.is_some() && !self.holds(saved);
+                let gone = |saved: &Option<SavedFile>| saved.is_some() && !self.holds(saved);
                 if work.is_none() && last.as_ref().is_some_and(|(_, saved)| gone(saved)) {
                     self.log.event(
                         "state_gone",
@@ -298,7 +298,7 @@ impl Scribe {
         }
     }
 
-    fn holds(&self, saved: &Option<Saved>) -> bool {
+    fn holds(&self, saved: &Option<SavedFile>) -> bool {
         match (&self.directory, saved) {
             (Some(directory), Some(saved)) => directory.holds(saved),
             // Saving is impossible, so there is no file to check.
@@ -309,12 +309,12 @@ impl Scribe {
 
     /// Reopens the ledger of the directory as it is now.
     /// Returns the remembered entries that it has lost.
-    fn reopen_ledger(&mut self, image: &Image) -> Vec<Entry> {
+    fn reopen_ledger(&mut self, image: &StateImage) -> Vec<LedgerEntry> {
         let Some(directory) = &self.directory else { return vec![] };
         // A directory that was removed as a whole is created and locked again, so that no other
         // process takes it.
         // Where only the file is gone, this process still holds the lock and cannot take it twice.
-        if directory.leads() == Leads::Nowhere
+        if directory.leads() == PathTarget::Nowhere
             && let Ok(again) = StateDirectory::open(directory.configured())
         {
             self.directory = Some(again);
@@ -325,12 +325,12 @@ impl Scribe {
         let _ = self.key.keep(directory.path());
         let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
         let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();
-        let lost = lost.map(|entry| Entry { rebuilt: true, ..entry }).collect();
+        let lost = lost.map(|entry| LedgerEntry { rebuilt: true, ..entry }).collect();
         self.ledger = Some(ledger);
         lost
     }
 
-    fn save(&self, image: &Image) -> Result<Saved, NotDurable> {
+    fn save(&self, image: &StateImage) -> Result<SavedFile, NotDurable> {
         let Some(directory) = &self.directory else {
             return Err(NotDurable::NoDirectory);
         };
@@ -343,12 +343,12 @@ impl Scribe {
     /// Why the configured path no longer leads to the directory of the start; `None`: it does.
     fn elsewhere(&self) -> Option<Elsewhere> {
         match self.directory.as_ref()?.leads() {
-            Leads::Elsewhere(why) => Some(why),
-            Leads::Here | Leads::Nowhere => None,
+            PathTarget::Elsewhere(why) => Some(why),
+            PathTarget::Here | PathTarget::Nowhere => None,
         }
     }
 
-    fn append(&mut self, entries: &[Entry]) -> Result<(), NotDurable> {
+    fn append(&mut self, entries: &[LedgerEntry]) -> Result<(), NotDurable> {
         match &mut self.ledger {
             Some(ledger) => ledger.append(entries).map_err(|error| NotDurable::Ledger(error.into())),
             // Reported before: the directory was unusable at start.

@@ -34,7 +34,7 @@ use crate::stats::hasher::BuildHasher;
 use crate::stats::servers::ServerIndex;
 use crate::stats::users::Baseline;
 use crate::store::audit::evidence;
-use crate::store::checkpoints::{self, Shelf};
+use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::failed_users;
 use crate::tasks::past_figures;
 use crate::tasks::service_profile::{self, Rates};
@@ -74,7 +74,7 @@ const PROBE_AGAIN: Duration = Duration::from_secs(5);
 pub struct Archive {
     /// The state directory.
     pub directory: PathBuf,
-    pub shelf: Arc<Shelf>,
+    pub shelf: Arc<CheckpointQueue>,
 }
 
 /// Why saved evidence is not used.
@@ -664,7 +664,7 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
         return;
     };
     let key = live.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
-    let number = |id: &failed_users::Id| failed_users::number_of(key.as_ref(), id);
+    let number = |id: &failed_users::FailedUserId| failed_users::number_of(key.as_ref(), id);
     release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 

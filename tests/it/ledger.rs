@@ -6,7 +6,7 @@ use crate::world::{
     turn, users_in_new,
 };
 use grayling::store::chain;
-use grayling::store::ledger::Entry;
+use grayling::store::ledger::LedgerEntry;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -220,13 +220,13 @@ fn a_ledger_and_state_of_the_version_before_are_taken_over() {
 
 /// A real ledger, with waves, holds, a promotion, trips and a freeze, from a build without method
 /// numbers. Its verdicts have sentences beside their numbers.
-fn of_a_build_without_methods() -> Vec<Entry> {
+fn of_a_build_without_methods() -> Vec<LedgerEntry> {
     let text = include_str!("../data/ledger_before_methods.jsonl");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Chains the entries again, and verifies them.
-fn verified_anew(directory: &Path, mut entries: Vec<Entry>) -> (i32, Value) {
+fn verified_anew(directory: &Path, mut entries: Vec<LedgerEntry>) -> (i32, Value) {
     let (mut prev, mut text) = (chain::ORIGIN.to_owned(), String::new());
     for entry in &mut entries {
         chain::seal(entry, &prev).unwrap();

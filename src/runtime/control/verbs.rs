@@ -23,8 +23,8 @@ use crate::runtime::gate_inputs::{door, proof};
 use crate::runtime::shared::{Changed, Live, Origin, Refused, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::cohort::Weight;
-use crate::store::audit::gate_evidence::{self, Decision};
-use crate::store::ledger::Entry;
+use crate::store::audit::gate_evidence::{self, GateDecision};
+use crate::store::ledger::LedgerEntry;
 use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
@@ -185,7 +185,7 @@ impl Live {
             "wave": wave_record(&live, index, wave),
             "skipped": skipped,
             "despite": promotion.despite,
-            "gates": gate_evidence::written(&outlook, Decision::Promote),
+            "gates": gate_evidence::written(&outlook, GateDecision::Promote),
         });
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
     }
@@ -275,13 +275,13 @@ impl Live {
             RolloutStep::Unpaused => "the pause is over, the waves go on".to_owned(),
             _ => format!("the {} is over; evidence starts afresh", ends.label()),
         };
-        let entry = Entry {
+        let entry = LedgerEntry {
             weight_before: weight(live),
             weight_after: weight(after),
             evidence: json!({"ends": ends.label()}),
             ..writer.entry("resume", live.map(|r| &*r.release), origin, detail)
         };
-        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
+        let entry = writer.record(LedgerEntry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
         let state = after.map_or(RolloutState::Pending, |r| r.state);
         let message = match after {

@@ -13,9 +13,9 @@ use crate::runtime::builder::{Evidence, Writer};
 use crate::runtime::shared::{Changed, Live, Origin, Refused};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::cohort::Weight;
-use crate::store::audit::gate_evidence::{self, Decision};
-use crate::store::ledger::Entry;
-use crate::store::writer::Receipt;
+use crate::store::audit::gate_evidence::{self, GateDecision};
+use crate::store::ledger::LedgerEntry;
+use crate::store::writer::CommitId;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const ACTOR: &str = "waves";
 impl Live {
     /// Applies and records a decision of the gates for this stage.
     /// `None`: the stage is over, or a hold prevents it.
-    pub fn advance(&self, name: &str, stage: u64, outlook: &WaveStatus) -> Option<Receipt> {
+    pub fn advance(&self, name: &str, stage: u64, outlook: &WaveStatus) -> Option<CommitId> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;
         if live.stage != stage
@@ -49,10 +49,10 @@ impl Live {
                     Some(before) => format!("`{}` has passed every gate: ", before.name),
                     None => String::new(),
                 };
-                (Decision::Open, format!("{after}wave `{}` opens", waves[index].name), Some(index))
+                (GateDecision::Open, format!("{after}wave `{}` opens", waves[index].name), Some(index))
             }
             RolloutStep::Finished => (
-                Decision::Finish,
+                GateDecision::Finish,
                 match live.held_back() {
                     Weight::ZERO => format!("`{present}` has passed every gate: the plan is fulfilled"),
                     back => format!(
@@ -63,7 +63,7 @@ impl Live {
             ),
             _ if outlook.act == WaveAction::TellHold => {
                 let missing = outlook.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
-                (Decision::Hold, format!("held in `{present}`: {missing}"), live.present)
+                (GateDecision::Hold, format!("held in `{present}`: {missing}"), live.present)
             }
             _ => return None,
         };
@@ -117,7 +117,7 @@ impl Live {
         let before = self.snapshot();
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::Keeps));
         let after = next.releases.iter().find(|r| r.release.name == *name);
-        let entry = Entry {
+        let entry = LedgerEntry {
             weight_before: Some(live.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence,

@@ -15,7 +15,7 @@ use crate::domain::verdict::{Cause, JudgementEvidence, METHOD};
 use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
 use crate::stats::hypergeometric_bet::PerArm;
-use crate::store::audit::gate_evidence::{self, Decision, RecomputeError};
+use crate::store::audit::gate_evidence::{self, GateDecision, RecomputeError};
 use crate::store::kept::Kept;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// The result of recomputing an entry's verdict.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Again {
+pub enum RecomputedVerdict {
     /// The entry has no verdict: a weight change, a start.
     None,
     /// A person's decision.
@@ -69,79 +69,79 @@ pub fn has_verdict(evidence: &Value) -> bool {
 /// Gates of waves are under `gates`: see [`gate_evidence::recompute`].
 ///
 /// An entry without a number is of method 1, by a version that recorded no figures of gates.
-pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Again {
+pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> RecomputedVerdict {
     let of_method = method.unwrap_or(1);
     if has_verdict(evidence) && of_method != METHOD {
-        return Again::OtherMethod(of_method);
+        return RecomputedVerdict::OtherMethod(of_method);
     }
     if evidence.get("gates").is_some_and(|gates| !gates.is_null()) {
         let verdicts = evidence["gates"]["verdicts"].as_array();
         if method.is_some() && verdicts.is_some_and(|all| all.iter().any(|v| v.get("on").is_none())) {
-            return Again::Other(Contradiction::NoFigures);
+            return RecomputedVerdict::Other(Contradiction::NoFigures);
         }
         return match gate_evidence::recompute(evidence) {
-            Ok(found) if found.decision == Decision::Promote => Again::ByHand,
-            Ok(_) => Again::Same,
-            Err(why) => Again::Other(why.into()),
+            Ok(found) if found.decision == GateDecision::Promote => RecomputedVerdict::ByHand,
+            Ok(_) => RecomputedVerdict::Same,
+            Err(why) => RecomputedVerdict::Other(why.into()),
         };
     }
-    let Some(cause) = cause else { return Again::None };
+    let Some(cause) = cause else { return RecomputedVerdict::None };
     let Some(cause) = Cause::parse(cause) else {
-        return Again::Other(Contradiction::UnknownCause(cause.to_owned()));
+        return RecomputedVerdict::Other(Contradiction::UnknownCause(cause.to_owned()));
     };
     if cause == Cause::Manual {
-        return Again::ByHand;
+        return RecomputedVerdict::ByHand;
     }
-    let Some(recorded) = evidence.get("grounds") else { return Again::Unknown };
-    let grounds: Grounds = match Grounds::deserialize(recorded) {
+    let Some(recorded) = evidence.get("grounds") else { return RecomputedVerdict::Unknown };
+    let grounds: EvidenceRecord = match EvidenceRecord::deserialize(recorded) {
         Ok(grounds) => grounds,
-        Err(fault) => return Again::Other(Contradiction::Malformed(fault.into())),
+        Err(fault) => return RecomputedVerdict::Other(Contradiction::Malformed(fault.into())),
     };
     let found = match &grounds {
-        Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
-        Grounds::Resource(of) => {
+        EvidenceRecord::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
+        EvidenceRecord::Resource(of) => {
             resource::ResourceInputs::from(of.clone()).trips().then_some(Cause::Resource)
         }
-        Grounds::Harm(harm) => {
+        EvidenceRecord::Harm(harm) => {
             verdict_inputs::FailedUserLimit::from(*harm).is_too_much().then_some(Cause::Harm)
         }
-        Grounds::Watchdog(of) => {
+        EvidenceRecord::Watchdog(of) => {
             let of = verdict_inputs::VerdictInputs::from(**of);
             if !of.comparison.adds_up() {
-                return Again::Other(Contradiction::Sum);
+                return RecomputedVerdict::Other(Contradiction::Sum);
             }
             of.cause()
         }
     };
     if let Err(why) = grounds.fits(cause, evidence) {
-        return Again::Other(why);
+        return RecomputedVerdict::Other(why);
     }
     match found {
-        Some(found) if found == cause => Again::Same,
-        Some(follows) => Again::Other(Contradiction::OtherCause { says: cause, follows }),
-        None => Again::Other(Contradiction::NoCause(cause)),
+        Some(found) if found == cause => RecomputedVerdict::Same,
+        Some(follows) => RecomputedVerdict::Other(Contradiction::OtherCause { says: cause, follows }),
+        None => RecomputedVerdict::Other(Contradiction::NoCause(cause)),
     }
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Grounds {
-    Watchdog(Box<Watchdog>),
-    Fuse(Fuse),
-    Harm(Harm),
-    Resource(Resource),
+enum EvidenceRecord {
+    Watchdog(Box<WatchdogRecord>),
+    Fuse(BreakerRecord),
+    Harm(HarmRecord),
+    Resource(ResourceRecord),
 }
 
-impl Grounds {
+impl EvidenceRecord {
     /// Do the figures beside the grounds, for people, agree with the grounds?
     fn fits(&self, cause: Cause, evidence: &Value) -> Result<(), Contradiction> {
         let figures: Vec<(&'static str, Value)> = match self {
-            Grounds::Fuse(of) => vec![("refused_in_a_row", json!(of.in_a_row))],
-            Grounds::Harm(of) => {
+            EvidenceRecord::Fuse(of) => vec![("refused_in_a_row", json!(of.in_a_row))],
+            EvidenceRecord::Harm(of) => {
                 vec![("users_failed", json!(of.users)), ("harm_users_max", json!(of.users_max))]
             }
-            Grounds::Resource(of) => vec![("resource", json!(of.name))],
-            Grounds::Watchdog(of) => {
+            EvidenceRecord::Resource(of) => vec![("resource", json!(of.name))],
+            EvidenceRecord::Watchdog(of) => {
                 let e = of.comparison.e.map(|n| n.0);
                 let mut figures = vec![
                     ("cause", json!(cause.label())),
@@ -164,15 +164,15 @@ impl Grounds {
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Watchdog {
-    comparison: Comparison,
-    errors: Ceiling,
-    latency: Ceiling,
-    silent: Silent,
+struct WatchdogRecord {
+    comparison: ComparisonRecord,
+    errors: CeilingRecord,
+    latency: CeilingRecord,
+    silent: WaitingRecord,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Silent {
+struct WaitingRecord {
     silent_ms: u64,
     waiting: u64,
     waiting_long: u64,
@@ -180,27 +180,27 @@ struct Silent {
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Comparison {
-    alpha: Number,
+struct ComparisonRecord {
+    alpha: ExtendedFloat,
     /// By [`crate::stats::engine::Signal::ALL`].
-    e: [Number; SIGNALS],
-    parts: [[Number; 4]; SIGNALS],
+    e: [ExtendedFloat; SIGNALS],
+    parts: [[ExtendedFloat; 4]; SIGNALS],
     failing: u64,
     deferred: bool,
     calm: bool,
-    worse: Table,
+    worse: TableRecord,
     worse_ms: u64,
     #[serde(default)]
     overwhelming_ms: u64,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Ceiling {
-    limit: Number,
-    minute: Table,
-    recent: Table,
-    all: Table,
-    current: Table,
+struct CeilingRecord {
+    limit: ExtendedFloat,
+    minute: TableRecord,
+    recent: TableRecord,
+    all: TableRecord,
+    current: TableRecord,
     over_ms: u64,
     calm: bool,
     controlled: bool,
@@ -208,10 +208,10 @@ struct Ceiling {
 
 /// Requests and failures of `new`, then of stable.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Table([u64; 4]);
+struct TableRecord([u64; 4]);
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Fuse {
+struct BreakerRecord {
     in_a_row: u32,
     /// By server: failed tries, and whether its probes found it down.
     servers: Vec<(u32, bool)>,
@@ -221,30 +221,30 @@ struct Fuse {
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Harm {
+struct HarmRecord {
     users: u64,
     users_max: u64,
 }
 
 /// Also used by the gate of a wave.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Resource {
+pub(super) struct ResourceRecord {
     name: String,
     on: String,
-    ceiling: Option<Number>,
-    times_stable_max: Option<Number>,
-    floor: Number,
+    ceiling: Option<ExtendedFloat>,
+    times_stable_max: Option<ExtendedFloat>,
+    floor: ExtendedFloat,
     in_a_row: usize,
     controlled: bool,
     /// Each: mean and maximum of `new`, then of stable; `null`: unreadable.
-    readings: Vec<[Option<[Number; 2]>; 2]>,
+    readings: Vec<[Option<[ExtendedFloat; 2]>; 2]>,
 }
 
 /// A float that may be outside of JSON's numbers.
 #[derive(Clone, Copy)]
-struct Number(f64);
+struct ExtendedFloat(f64);
 
-impl Serialize for Number {
+impl Serialize for ExtendedFloat {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             n if n.is_finite() => to.serialize_f64(n),
@@ -254,40 +254,41 @@ impl Serialize for Number {
     }
 }
 
-impl<'de> Deserialize<'de> for Number {
+impl<'de> Deserialize<'de> for ExtendedFloat {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         match Value::deserialize(from)? {
-            Value::Number(n) => Ok(Number(n.as_f64().unwrap_or(f64::NAN))),
-            Value::String(word) if word == "inf" => Ok(Number(f64::INFINITY)),
-            Value::String(word) if word == "nan" => Ok(Number(f64::NAN)),
+            Value::Number(n) => Ok(ExtendedFloat(n.as_f64().unwrap_or(f64::NAN))),
+            Value::String(word) if word == "inf" => Ok(ExtendedFloat(f64::INFINITY)),
+            Value::String(word) if word == "nan" => Ok(ExtendedFloat(f64::NAN)),
             _ => Err(serde::de::Error::custom("not a number")),
         }
     }
 }
 
-impl From<CeilingSample> for Table {
+impl From<CeilingSample> for TableRecord {
     fn from(of: CeilingSample) -> Self {
-        Table([of.requests.new, of.bad.new, of.requests.stable, of.bad.stable])
+        TableRecord([of.requests.new, of.bad.new, of.requests.stable, of.bad.stable])
     }
 }
 
-impl From<Table> for CeilingSample {
-    fn from(Table([n1, k1, n0, k0]): Table) -> Self {
+impl From<TableRecord> for CeilingSample {
+    fn from(TableRecord([n1, k1, n0, k0]): TableRecord) -> Self {
         CeilingSample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
     }
 }
 
-impl From<verdict_inputs::CeilingState> for Ceiling {
+impl From<verdict_inputs::CeilingState> for CeilingRecord {
     fn from(of: verdict_inputs::CeilingState) -> Self {
         let verdict_inputs::CeilingCrossing { minute, recent, all, current } = of.of;
-        let (limit, over_ms, calm, controlled) = (Number(of.limit), of.over_ms, of.calm, of.controlled);
-        let [minute, recent, all, current] = [minute, recent, all, current].map(Table::from);
-        Ceiling { limit, minute, recent, all, current, over_ms, calm, controlled }
+        let (limit, over_ms, calm, controlled) =
+            (ExtendedFloat(of.limit), of.over_ms, of.calm, of.controlled);
+        let [minute, recent, all, current] = [minute, recent, all, current].map(TableRecord::from);
+        CeilingRecord { limit, minute, recent, all, current, over_ms, calm, controlled }
     }
 }
 
-impl From<Ceiling> for verdict_inputs::CeilingState {
-    fn from(of: Ceiling) -> Self {
+impl From<CeilingRecord> for verdict_inputs::CeilingState {
+    fn from(of: CeilingRecord) -> Self {
         let [minute, recent, all, current] =
             [of.minute, of.recent, of.all, of.current].map(CeilingSample::from);
         let (limit, over_ms, calm, controlled) = (of.limit.0, of.over_ms, of.calm, of.controlled);
@@ -296,7 +297,7 @@ impl From<Ceiling> for verdict_inputs::CeilingState {
     }
 }
 
-impl From<verdict_inputs::ComparisonState> for Comparison {
+impl From<verdict_inputs::ComparisonState> for ComparisonRecord {
     fn from(of: verdict_inputs::ComparisonState) -> Self {
         let verdict_inputs::ComparisonState {
             alpha,
@@ -309,8 +310,9 @@ impl From<verdict_inputs::ComparisonState> for Comparison {
             worse_ms,
             overwhelming_ms,
         } = of;
-        let (alpha, e, parts) = (Number(alpha), e.map(Number), parts.map(|row| row.map(Number)));
-        Comparison {
+        let (alpha, e, parts) =
+            (ExtendedFloat(alpha), e.map(ExtendedFloat), parts.map(|row| row.map(ExtendedFloat)));
+        ComparisonRecord {
             alpha,
             e,
             parts,
@@ -324,9 +326,10 @@ impl From<verdict_inputs::ComparisonState> for Comparison {
     }
 }
 
-impl From<Comparison> for verdict_inputs::ComparisonState {
-    fn from(of: Comparison) -> Self {
-        let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms } = of;
+impl From<ComparisonRecord> for verdict_inputs::ComparisonState {
+    fn from(of: ComparisonRecord) -> Self {
+        let ComparisonRecord { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms } =
+            of;
         let (alpha, e, parts) = (alpha.0, e.map(|n| n.0), parts.map(|row| row.map(|n| n.0)));
         verdict_inputs::ComparisonState {
             alpha,
@@ -342,10 +345,10 @@ impl From<Comparison> for verdict_inputs::ComparisonState {
     }
 }
 
-impl From<Watchdog> for verdict_inputs::VerdictInputs {
-    fn from(of: Watchdog) -> Self {
-        let Watchdog { comparison, errors, latency, silent } = of;
-        let Silent { silent_ms, waiting, waiting_long, users } = silent;
+impl From<WatchdogRecord> for verdict_inputs::VerdictInputs {
+    fn from(of: WatchdogRecord) -> Self {
+        let WatchdogRecord { comparison, errors, latency, silent } = of;
+        let WaitingRecord { silent_ms, waiting, waiting_long, users } = silent;
         verdict_inputs::VerdictInputs {
             comparison: comparison.into(),
             errors: errors.into(),
@@ -355,42 +358,42 @@ impl From<Watchdog> for verdict_inputs::VerdictInputs {
     }
 }
 
-impl From<verdict_inputs::VerdictInputs> for Watchdog {
+impl From<verdict_inputs::VerdictInputs> for WatchdogRecord {
     fn from(of: verdict_inputs::VerdictInputs) -> Self {
         let verdict_inputs::WaitingUsers { silent_ms, waiting, waiting_long, users } = of.silent;
-        Watchdog {
+        WatchdogRecord {
             comparison: of.comparison.into(),
             errors: of.errors.into(),
             latency: of.latency.into(),
-            silent: Silent { silent_ms, waiting, waiting_long, users },
+            silent: WaitingRecord { silent_ms, waiting, waiting_long, users },
         }
     }
 }
 
-impl Fuse {
+impl BreakerRecord {
     fn blown(&self) -> BreakerTrip {
-        let Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms } = self.clone();
+        let BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms } = self.clone();
         BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms }
     }
 }
 
-impl From<Harm> for verdict_inputs::FailedUserLimit {
-    fn from(Harm { users, users_max }: Harm) -> Self {
+impl From<HarmRecord> for verdict_inputs::FailedUserLimit {
+    fn from(HarmRecord { users, users_max }: HarmRecord) -> Self {
         verdict_inputs::FailedUserLimit { users, users_max }
     }
 }
 
-impl From<&resource::ResourceInputs> for Resource {
+impl From<&resource::ResourceInputs> for ResourceRecord {
     fn from(of: &resource::ResourceInputs) -> Self {
         let resource::ResourceLimits { ceiling, times_stable_max, floor, in_a_row } = of.limits;
-        let used = |of: resource::ArmUse| [Number(of.mean), Number(of.highest)];
+        let used = |of: resource::ArmUse| [ExtendedFloat(of.mean), ExtendedFloat(of.highest)];
         let reading = |of: &resource::ResourceReading| [of.new.map(used), of.stable.map(used)];
-        Resource {
+        ResourceRecord {
             name: of.name.to_string(),
             on: of.on.label().to_owned(),
-            ceiling: ceiling.map(Number),
-            times_stable_max: times_stable_max.map(Number),
-            floor: Number(floor),
+            ceiling: ceiling.map(ExtendedFloat),
+            times_stable_max: times_stable_max.map(ExtendedFloat),
+            floor: ExtendedFloat(floor),
             in_a_row,
             controlled: of.controlled,
             readings: of.readings.iter().map(reading).collect(),
@@ -398,10 +401,11 @@ impl From<&resource::ResourceInputs> for Resource {
     }
 }
 
-impl From<Resource> for resource::ResourceInputs {
-    fn from(of: Resource) -> Self {
-        let used = |[mean, highest]: [Number; 2]| resource::ArmUse { mean: mean.0, highest: highest.0 };
-        let reading = |[new, stable]: [Option<[Number; 2]>; 2]| resource::ResourceReading {
+impl From<ResourceRecord> for resource::ResourceInputs {
+    fn from(of: ResourceRecord) -> Self {
+        let used =
+            |[mean, highest]: [ExtendedFloat; 2]| resource::ArmUse { mean: mean.0, highest: highest.0 };
+        let reading = |[new, stable]: [Option<[ExtendedFloat; 2]>; 2]| resource::ResourceReading {
             new: new.map(used),
             stable: stable.map(used),
         };
@@ -421,7 +425,7 @@ impl From<Resource> for resource::ResourceInputs {
     }
 }
 
-fn written(grounds: &Grounds) -> Value {
+fn written(grounds: &EvidenceRecord) -> Value {
     // Numbers, words and lists of them always serialize.
     serde_json::to_value(grounds).unwrap_or_default()
 }
@@ -431,7 +435,7 @@ pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
     let decided_by = decision_counts::of_fuse(&blown, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
     let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
-    let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
+    let grounds = EvidenceRecord::Fuse(BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
         "refused_in_a_row_min": crate::domain::breaker::IN_A_ROW,
@@ -444,13 +448,13 @@ pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
 /// Evidence of too many failed users.
 pub fn of_harm(harm: verdict_inputs::FailedUserLimit, requests: u64) -> Value {
     let verdict_inputs::FailedUserLimit { users, users_max } = harm;
-    let grounds = written(&Grounds::Harm(Harm { users, users_max }));
+    let grounds = written(&EvidenceRecord::Harm(HarmRecord { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
 }
 
 /// Evidence of a resource that `new` uses too much of.
 pub fn of_resource(of: &resource::ResourceInputs, users_failed: u64) -> Value {
-    let grounds = written(&Grounds::Resource(of.into()));
+    let grounds = written(&EvidenceRecord::Resource(of.into()));
     json!({"resource": &*of.name, "users_failed": users_failed, "grounds": grounds})
 }
 
@@ -458,7 +462,7 @@ pub fn of_resource(of: &resource::ResourceInputs, users_failed: u64) -> Value {
 pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
-    let grounds = Watchdog::from(of.grounds);
+    let grounds = WatchdogRecord::from(of.grounds);
     let mut all = json!({
         "cause": cause.label(),
         "window_s": of.window.as_secs(),
@@ -481,7 +485,7 @@ pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> V
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
         "users_failed": users_failed,
         "share": of.share,
-        "grounds": written(&Grounds::Watchdog(Box::new(grounds))),
+        "grounds": written(&EvidenceRecord::Watchdog(Box::new(grounds))),
     });
     E_VALUES.into_iter().zip(of.e).for_each(|(name, e)| all[name] = json!(e));
     all
@@ -561,10 +565,10 @@ mod tests {
         #[test]
         fn the_verdict_is_found_again_from_what_is_written_and_no_other(of in any_grounds()) {
             prop_assume!(!of.comparison.e.iter().any(|e| e.is_nan()));
-            let grounds = Watchdog::from(of);
+            let grounds = WatchdogRecord::from(of);
             let e = of.comparison.e;
             let mut text = json!({
-                "grounds": written(&Grounds::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha,
+                "grounds": written(&EvidenceRecord::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha,
                 "e_value": of.comparison.e_value(), "errors_max": of.errors.limit,
             });
             E_VALUES.into_iter().zip(e).for_each(|(name, e)| text[name] = json!(e));
@@ -572,20 +576,20 @@ mod tests {
             for cause in Cause::ALL.into_iter().filter(|c| *c != Cause::Manual) {
                 read["cause"] = json!(cause.label());
                 let found = again(Some(cause.label()), Some(METHOD), &read);
-                prop_assert_eq!(found == Again::Same, of.cause() == Some(cause), "{:?} for {:?}", found, of);
+                prop_assert_eq!(found == RecomputedVerdict::Same, of.cause() == Some(cause), "{:?} for {:?}", found, of);
             }
         }
     }
 
     #[test]
     fn what_was_recorded_by_an_earlier_version_is_not_guessed_at() {
-        assert_eq!(again(Some("errors"), None, &json!({"e_value": 2000.0})), Again::Unknown);
-        assert_eq!(again(None, None, &Value::Null), Again::None);
-        assert_eq!(again(Some("manual"), None, &Value::Null), Again::ByHand);
-        assert!(matches!(again(Some("mood"), None, &Value::Null), Again::Other(_)));
+        assert_eq!(again(Some("errors"), None, &json!({"e_value": 2000.0})), RecomputedVerdict::Unknown);
+        assert_eq!(again(None, None, &Value::Null), RecomputedVerdict::None);
+        assert_eq!(again(Some("manual"), None, &Value::Null), RecomputedVerdict::ByHand);
+        assert!(matches!(again(Some("mood"), None, &Value::Null), RecomputedVerdict::Other(_)));
         assert!(matches!(
             again(Some("errors"), Some(METHOD), &json!({"grounds": {"watchdog": 7}})),
-            Again::Other(_)
+            RecomputedVerdict::Other(_)
         ));
     }
 
@@ -597,13 +601,16 @@ mod tests {
             let text = of_resource(of, 3).to_string();
             again(Some("resource"), Some(METHOD), &serde_json::from_str(&text).unwrap())
         };
-        assert_eq!(read(&over), Again::Same);
+        assert_eq!(read(&over), RecomputedVerdict::Same);
         assert!(matches!(
             read(&resource::ResourceInputs { on: resource::ResourceAction::Hold, ..over.clone() }),
-            Again::Other(_)
+            RecomputedVerdict::Other(_)
         ));
-        assert!(matches!(read(&grounds(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])), Again::Other(_)));
-        assert!(matches!(read(&grounds(&[(11.0, 1.0); 2])), Again::Other(_)));
+        assert!(matches!(
+            read(&grounds(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])),
+            RecomputedVerdict::Other(_)
+        ));
+        assert!(matches!(read(&grounds(&[(11.0, 1.0); 2])), RecomputedVerdict::Other(_)));
     }
 
     #[test]
@@ -617,7 +624,7 @@ mod tests {
         };
         assert_eq!(
             again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[], Duration::ZERO)),
-            Again::Same
+            RecomputedVerdict::Same
         );
         assert!(matches!(
             again(
@@ -625,10 +632,10 @@ mod tests {
                 Some(METHOD),
                 &of_fuse(BreakerTrip { stable_ms: 8, ..blown }, &[], Duration::ZERO)
             ),
-            Again::Other(_)
+            RecomputedVerdict::Other(_)
         ));
         let harm = |users| of_harm(verdict_inputs::FailedUserLimit { users, users_max: 3 }, 9);
-        assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), Again::Same);
-        assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), Again::Other(_)));
+        assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), RecomputedVerdict::Same);
+        assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), RecomputedVerdict::Other(_)));
     }
 }

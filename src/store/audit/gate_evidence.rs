@@ -11,7 +11,7 @@
 //! never sentences. A decision that does not follow from its input is an error, never a warning.
 //! The domain has no JSON: it is written and read here.
 
-use super::evidence::Resource;
+use super::evidence::ResourceRecord;
 use crate::domain::gates::figures::{GateFigure, GateFigures, figures};
 use crate::domain::gates::{
     self, Gate, GateInput, HealthyServers, Margins, OpenHoursState, PromotionState, RouteEvidence,
@@ -28,36 +28,37 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
+pub enum GateDecision {
     Open,
     Finish,
     Hold,
     Promote,
 }
 
-impl Decision {
-    const ALL: [Decision; 4] = [Decision::Open, Decision::Finish, Decision::Hold, Decision::Promote];
+impl GateDecision {
+    const ALL: [GateDecision; 4] =
+        [GateDecision::Open, GateDecision::Finish, GateDecision::Hold, GateDecision::Promote];
 
     pub fn label(self) -> &'static str {
         match self {
-            Decision::Open => "open",
-            Decision::Finish => "finish",
-            Decision::Hold => "hold",
-            Decision::Promote => "promote",
+            GateDecision::Open => "open",
+            GateDecision::Finish => "finish",
+            GateDecision::Hold => "hold",
+            GateDecision::Promote => "promote",
         }
     }
 
     /// Do these verdicts allow the decision? A person may open a wave against any verdict.
     fn follows(self, gates: &[Gate]) -> bool {
         match self {
-            Decision::Open | Decision::Finish => gates::passes(gates),
-            Decision::Hold => !gates::passes(gates),
-            Decision::Promote => true,
+            GateDecision::Open | GateDecision::Finish => gates::passes(gates),
+            GateDecision::Hold => !gates::passes(gates),
+            GateDecision::Promote => true,
         }
     }
 }
 
-pub fn written(outlook: &WaveStatus, decision: Decision) -> Value {
+pub fn written(outlook: &WaveStatus, decision: GateDecision) -> Value {
     json!({
         "decision": decision.label(),
         "input": outlook.input.as_ref().map(input),
@@ -68,7 +69,7 @@ pub fn written(outlook: &WaveStatus, decision: Decision) -> Value {
 /// The decision and gates recomputed from an entry's evidence (its `gates`).
 #[derive(Clone, PartialEq, Debug)]
 pub struct Recomputed {
-    pub decision: Decision,
+    pub decision: GateDecision,
     pub gates: Vec<Gate>,
 }
 
@@ -99,7 +100,7 @@ pub enum RecomputeError {
     #[error("the gate `{gate}`: {source}")]
     Figures { gate: String, source: FiguresDiffer },
     #[error("the decision `{}` does not follow from its verdicts", .0.label())]
-    Decision(Decision),
+    Decision(GateDecision),
 }
 
 /// How the recorded figures of a gate differ from those that the numbers give.
@@ -120,11 +121,11 @@ pub enum FiguresDiffer {
 pub fn recompute(evidence: &Value) -> Result<Recomputed, RecomputeError> {
     let of = &evidence["gates"];
     let decision = word(of, "decision", "decision", |label| {
-        Decision::ALL.into_iter().find(|decision| decision.label() == label)
+        GateDecision::ALL.into_iter().find(|decision| decision.label() == label)
     })?;
     let recorded = of["verdicts"].as_array().ok_or(MalformedEvidence::NoVerdicts)?;
     // A person may open a wave before any gate was judged.
-    if decision == Decision::Promote && of["input"].is_null() && recorded.is_empty() {
+    if decision == GateDecision::Promote && of["input"].is_null() && recorded.is_empty() {
         return Ok(Recomputed { decision, gates: vec![] });
     }
     let input = read(&of["input"])?;
@@ -229,7 +230,7 @@ fn proof(of: &WaveEvidence) -> Value {
         "critical": of.critical.iter().map(critical).collect::<Vec<_>>(),
         "servers": pair(of.servers.all),
         "servers_healthy": pair(of.servers.healthy),
-        "resources": of.resources.iter().map(Resource::from).collect::<Vec<_>>(),
+        "resources": of.resources.iter().map(ResourceRecord::from).collect::<Vec<_>>(),
         "watchdog": {
             "state": of.watchdog.state.map(WatchdogState::label),
             "passes": of.watchdog.passes,
@@ -349,7 +350,7 @@ fn read_proof(of: &Value) -> Result<WaveEvidence, MalformedEvidence> {
     // Earlier versions wrote none.
     let resources = match &of["resources"] {
         Value::Null => vec![],
-        list => Vec::<Resource>::deserialize(list)
+        list => Vec::<ResourceRecord>::deserialize(list)
             .map_err(|error| MalformedEvidence::List { field: "resources", source: error.into() })?,
     };
     let state = match &dog["state"] {
@@ -457,7 +458,7 @@ mod tests {
     }
 
     /// The entry as the ledger stores it, after serialization to text.
-    fn entry(outlook: &WaveStatus, decision: Decision) -> Value {
+    fn entry(outlook: &WaveStatus, decision: GateDecision) -> Value {
         let text = json!({"gates": written(outlook, decision)}).to_string();
         serde_json::from_str(&text).unwrap()
     }
@@ -466,20 +467,20 @@ mod tests {
     fn a_verdict_is_found_again_from_what_the_ledger_keeps() {
         let passed = outlook(facts(Some(good())));
         assert_eq!(passed.act, WaveAction::Open);
-        let found = recompute(&entry(&passed, Decision::Open)).unwrap();
-        assert_eq!((found.decision, found.gates), (Decision::Open, passed.gates.clone()));
+        let found = recompute(&entry(&passed, GateDecision::Open)).unwrap();
+        assert_eq!((found.decision, found.gates), (GateDecision::Open, passed.gates.clone()));
         let held = outlook(facts(Some(silent())));
-        assert_eq!(recompute(&entry(&held, Decision::Hold)).unwrap().gates, held.gates);
-        assert!(recompute(&entry(&held, Decision::Promote)).is_ok(), "a person may");
+        assert_eq!(recompute(&entry(&held, GateDecision::Hold)).unwrap().gates, held.gates);
+        assert!(recompute(&entry(&held, GateDecision::Promote)).is_ok(), "a person may");
         assert!(
-            recompute(&entry(&held, Decision::Open)).unwrap_err().to_string().contains("does not follow")
+            recompute(&entry(&held, GateDecision::Open)).unwrap_err().to_string().contains("does not follow")
         );
-        assert!(recompute(&entry(&passed, Decision::Hold)).is_err());
+        assert!(recompute(&entry(&passed, GateDecision::Hold)).is_err());
         let hours =
             OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
         let door = Some(PromotionState { door: Promotion::ByHand, hours: Some(hours) });
         let first = outlook(GateInput { door, proof: None, durable: false, barred_by: Some("b".into()) });
-        assert!(recompute(&entry(&first, Decision::Hold)).is_ok());
+        assert!(recompute(&entry(&first, GateDecision::Hold)).is_ok());
     }
 
     #[test]
@@ -488,7 +489,7 @@ mod tests {
         let mut proof = WaveEvidence { resources, ..good() };
         let blindness = Some(DetectionLimit { below: 0.01, requests: 8192 });
         proof.watchdog.sight = Some(WaveDetectionLimit { blindness, latency_notice: 0.03, margin: 0.1 });
-        let entry = entry(&outlook(facts(Some(proof))), Decision::Open);
+        let entry = entry(&outlook(facts(Some(proof))), GateDecision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
             ("/gates/input/proof/failed/new", json!(21)),
@@ -538,7 +539,7 @@ mod tests {
         proof.critical = vec![RouteEvidence { name: "refunds".into(), reading: good().reading }];
         let hours = OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
         let door = Some(PromotionState { door: Promotion::Auto, hours: Some(hours) });
-        let whole = entry(&outlook(GateInput { door, ..facts(Some(proof)) }), Decision::Open);
+        let whole = entry(&outlook(GateInput { door, ..facts(Some(proof)) }), GateDecision::Open);
         let mut paths = vec![];
         leaves(&whole, "", &mut paths);
         assert!(paths.len() > 100, "{}", paths.len());
@@ -569,7 +570,7 @@ mod tests {
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
             (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
             let outlook = outlook(facts(Some(proof)));
-            let decision = if gates::passes(&outlook.gates) { Decision::Open } else { Decision::Hold };
+            let decision = if gates::passes(&outlook.gates) { GateDecision::Open } else { GateDecision::Hold };
             prop_assert_eq!(recompute(&entry(&outlook, decision)).map(|r| r.gates), Ok(outlook.gates.clone()));
         }
     }

@@ -7,14 +7,14 @@
 
 use crate::domain::segment::UserSet;
 use crate::stats::cohort::Weight;
-use crate::store::ledger::Entry;
-use crate::store::membership::{Lookup, Membership, Was};
+use crate::store::ledger::LedgerEntry;
+use crate::store::membership::{Lookup, Membership, WasInNew};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The state between two entries.
 #[derive(Clone, Debug)]
-pub struct Stretch {
+pub struct TimelineSpan {
     pub from_ms: i64,
     /// For the last one: the end of the requested period.
     pub to_ms: i64,
@@ -30,7 +30,7 @@ pub struct Stretch {
 
 /// A period of one user in `new`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Part {
+pub struct Stay {
     pub from_ms: i64,
     pub to_ms: i64,
     /// Why it is not certain; empty: it is certain.
@@ -41,7 +41,7 @@ pub struct Part {
 #[derive(Clone, Debug)]
 pub struct LeftOver {
     /// The state before the hold.
-    before: Option<Stretch>,
+    before: Option<TimelineSpan>,
     pub from_ms: i64,
     /// The end of the last exchange, or of the hold; `None`: the ledger has no end.
     pub until_ms: Option<i64>,
@@ -50,7 +50,7 @@ pub struct LeftOver {
 
 #[derive(Debug, Default)]
 pub struct Timeline {
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<TimelineSpan>,
     pub left_over: Vec<LeftOver>,
     /// The end of the requested period.
     pub until_ms: i64,
@@ -66,14 +66,14 @@ impl Timeline {
     /// The timeline of `release` between two times.
     /// `entries`: the whole ledger, in order.
     pub fn of<'a>(
-        entries: impl Iterator<Item = &'a Entry>,
+        entries: impl Iterator<Item = &'a LedgerEntry>,
         release: &str,
         since_ms: i64,
         until_ms: i64,
     ) -> Timeline {
         let mut timeline = Timeline { until_ms, ..Timeline::default() };
         let (mut membership, mut last_ms) = (None, i64::MIN);
-        let mut all: Vec<Stretch> = vec![];
+        let mut all: Vec<TimelineSpan> = vec![];
         for entry in entries.filter(|e| e.release.as_deref() == Some(release)) {
             let Some(at_ms) = at_ms(&entry.at) else { continue };
             // They have ended, or users are let in again, or the process that had them is gone.
@@ -107,7 +107,7 @@ impl Timeline {
             }
             // Rounded: a weight has four decimals, and fits.
             let parts = (weight * 10_000.0).round().clamp(0.0, 1e6) as u32;
-            all.push(Stretch {
+            all.push(TimelineSpan {
                 from_ms: at_ms,
                 to_ms: i64::MAX,
                 entry: entry.n,
@@ -125,20 +125,20 @@ impl Timeline {
         }
         timeline.stretches = all
             .into_iter()
-            .map(|s| Stretch { from_ms: s.from_ms.max(since_ms), to_ms: s.to_ms.min(until_ms), ..s })
+            .map(|s| TimelineSpan { from_ms: s.from_ms.max(since_ms), to_ms: s.to_ms.min(until_ms), ..s })
             .filter(|s| s.from_ms < s.to_ms)
             .collect();
         timeline
     }
 
     /// When a user was, or may have been, in `new`. `user`: the id as in a request.
-    pub fn follow(&self, user: &[u8], lookup: &Lookup<'_>) -> Vec<Part> {
-        let mut parts: Vec<Part> = vec![];
+    pub fn follow(&self, user: &[u8], lookup: &Lookup<'_>) -> Vec<Stay> {
+        let mut parts: Vec<Stay> = vec![];
         for stretch in &self.stretches {
             let Some(unclear) = stretch.has(user, lookup) else { continue };
             match parts.last_mut().filter(|last| last.to_ms == stretch.from_ms && last.unclear == unclear) {
                 Some(last) => last.to_ms = stretch.to_ms,
-                None => parts.push(Part { from_ms: stretch.from_ms, to_ms: stretch.to_ms, unclear }),
+                None => parts.push(Stay { from_ms: stretch.from_ms, to_ms: stretch.to_ms, unclear }),
             }
         }
         for left in &self.left_over {
@@ -149,7 +149,7 @@ impl Timeline {
                 "{} requests of users who were in new were still under way: whose, the ledger does not say",
                 left.requests
             ));
-            parts.push(Part { from_ms: left.from_ms, to_ms, unclear });
+            parts.push(Stay { from_ms: left.from_ms, to_ms, unclear });
         }
         parts.sort_by_key(|part| part.from_ms);
         parts
@@ -172,7 +172,7 @@ impl Timeline {
     }
 }
 
-impl Stretch {
+impl TimelineSpan {
     /// `None`: the user was not in `new`. Else why that is uncertain; empty: it is certain.
     fn has(&self, user: &[u8], lookup: &Lookup<'_>) -> Option<Vec<String>> {
         if self.held == Some(true) {
@@ -185,9 +185,9 @@ impl Stretch {
         };
         let id = membership.normalised(user)?;
         match membership.was_in(&id, self.weight, lookup) {
-            Was::In => Some(vec![]),
-            Was::Out => None,
-            Was::Unclear { otherwise, segments } => {
+            WasInNew::In => Some(vec![]),
+            WasInNew::Out => None,
+            WasInNew::Unclear { otherwise, segments } => {
                 let otherwise = if otherwise { "was in new" } else { "was not in new" };
                 Some(
                     segments
@@ -211,7 +211,14 @@ mod tests {
     use crate::telemetry::clock;
     use serde_json::json;
 
-    fn entry(n: u64, at_ms: i64, kind: &str, weight: f64, held: Option<bool>, membership: bool) -> Entry {
+    fn entry(
+        n: u64,
+        at_ms: i64,
+        kind: &str,
+        weight: f64,
+        held: Option<bool>,
+        membership: bool,
+    ) -> LedgerEntry {
         let membership = membership.then(|| {
             json!({"salt": "s", "normalise": "none", "id_bytes_max": 256, "excluded": [],
                    "segments": [{"name": "by-header", "users": 0, "numbers": [], "by_request": true}]})
@@ -235,11 +242,11 @@ mod tests {
 
     #[test]
     fn who_was_in_new_may_have_stayed_until_the_last_exchange_that_a_hold_found_has_ended() {
-        let held = |under_way: u64| Entry {
+        let held = |under_way: u64| LedgerEntry {
             under_way: Some(under_way),
             ..entry(2, 2_000, "trip", 0.0, Some(true), false)
         };
-        let drained = Entry {
+        let drained = LedgerEntry {
             weight_after: None,
             evidence: json!({"requests": 4}),
             ..entry(3, 2_500, "drained", 0.0, Some(true), false)

@@ -11,11 +11,11 @@
 //! An end cut off at the end of a line can be detected only with the state file's (or the running
 //! proxy's) last entry: [`Verifier::finish`].
 
-use super::evidence::{self, Again};
+use super::evidence::{self, RecomputedVerdict};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::verdict::Cause;
 use crate::store::chain::{self, ORIGIN};
-use crate::store::ledger::{End, Entry};
+use crate::store::ledger::{LedgerEntry, LedgerTail};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
@@ -23,14 +23,14 @@ use std::fmt::Display;
 const FAULTS_TOLD_MAX: usize = 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fault {
+pub struct LedgerFault {
     /// From 1; 0: the ledger as a whole.
     pub line: u64,
     pub what: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     pub lines: u64,
     /// Numbers of the first entry and the last.
     pub first: u64,
@@ -46,14 +46,14 @@ pub struct Report {
     pub unknown: u64,
     /// Entries judged by another method, which are not recomputed: by its number.
     pub other_methods: BTreeMap<u32, u64>,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<LedgerFault>,
     /// Faults beyond those listed.
     pub more: u64,
     /// The entry that has the anchor hash.
     pub anchor: Option<u64>,
 }
 
-impl Report {
+impl VerifyReport {
     pub fn sound(&self) -> bool {
         self.faults.is_empty()
     }
@@ -65,7 +65,7 @@ impl Report {
 
     fn fault(&mut self, line: u64, what: impl Into<String>) {
         match self.faults.len() < FAULTS_TOLD_MAX {
-            true => self.faults.push(Fault { line, what: what.into() }),
+            true => self.faults.push(LedgerFault { line, what: what.into() }),
             false => self.more += 1,
         }
     }
@@ -73,7 +73,7 @@ impl Report {
 
 /// Takes the lines of a ledger in order.
 pub struct Verifier {
-    report: Report,
+    report: VerifyReport,
     /// The expected `prev` of the next line; `None`: unknown after the previous line.
     prev: Option<String>,
     /// Unreadable lines since the last readable one.
@@ -87,7 +87,7 @@ impl Verifier {
     /// `anchor`: a hash that was noted elsewhere, and must occur.
     pub fn new(anchor: Option<String>) -> Verifier {
         Verifier {
-            report: Report::default(),
+            report: VerifyReport::default(),
             prev: Some(ORIGIN.to_owned()),
             unreadable: 0,
             chained: false,
@@ -105,7 +105,7 @@ impl Verifier {
             return;
         };
         let sealed = chain::split(text);
-        let Ok(entry) = serde_json::from_slice::<Entry>(text) else {
+        let Ok(entry) = serde_json::from_slice::<LedgerEntry>(text) else {
             if !self.chained {
                 self.unchained.add(bytes);
             }
@@ -177,7 +177,7 @@ impl Verifier {
         (self.report.last, self.unreadable) = (last.max(n), 0);
     }
 
-    fn follows(&mut self, line: u64, entry: &Entry) {
+    fn follows(&mut self, line: u64, entry: &LedgerEntry) {
         let n = entry.n;
         if !self.chained && self.report.unchained_to > 0 {
             let unchained = hex(&std::mem::take(&mut self.unchained).finish());
@@ -199,26 +199,30 @@ impl Verifier {
         }
     }
 
-    fn verdict(&mut self, line: u64, entry: &Entry) {
+    fn verdict(&mut self, line: u64, entry: &LedgerEntry) {
         let verdict = matches!(&*entry.kind, "trip" | "freeze");
         // Entries from before the field `cause` have the cause in front of the detail.
         let named = || entry.detail.split(':').next().filter(|name| verdict && Cause::parse(name).is_some());
         let found = evidence::again(entry.cause.as_deref().or_else(named), entry.method, &entry.evidence);
         let fault = |why: &dyn Display| format!("the verdict of entry {}: {why}", entry.n);
         match (found, weights(entry)) {
-            (Again::Other(why), _) => self.report.fault(line, fault(&why)),
-            (Again::Same | Again::ByHand, Some(why)) => self.report.fault(line, fault(&why)),
-            (Again::None, _) if verdict => self.report.unknown += 1,
-            (Again::None, _) => {}
-            (Again::ByHand, _) => self.report.by_hand += 1,
-            (Again::Same, _) => self.report.verdicts += 1,
-            (Again::Unknown, _) => self.report.unknown += 1,
-            (Again::OtherMethod(method), _) => *self.report.other_methods.entry(method).or_default() += 1,
+            (RecomputedVerdict::Other(why), _) => self.report.fault(line, fault(&why)),
+            (RecomputedVerdict::Same | RecomputedVerdict::ByHand, Some(why)) => {
+                self.report.fault(line, fault(&why))
+            }
+            (RecomputedVerdict::None, _) if verdict => self.report.unknown += 1,
+            (RecomputedVerdict::None, _) => {}
+            (RecomputedVerdict::ByHand, _) => self.report.by_hand += 1,
+            (RecomputedVerdict::Same, _) => self.report.verdicts += 1,
+            (RecomputedVerdict::Unknown, _) => self.report.unknown += 1,
+            (RecomputedVerdict::OtherMethod(method), _) => {
+                *self.report.other_methods.entry(method).or_default() += 1
+            }
         }
     }
 
     /// Ends the verification. `known`: the last entry by the state file, or by the running proxy.
-    pub fn finish(mut self, known: Option<&End>) -> Report {
+    pub fn finish(mut self, known: Option<&LedgerTail>) -> VerifyReport {
         let (last, report) = (self.report.last, &mut self.report);
         match known {
             Some(known) if known.n > last => {
@@ -256,7 +260,7 @@ impl Verifier {
 }
 
 /// Why the weights of an entry do not match its verdict; `None`: they do.
-fn weights(entry: &Entry) -> Option<String> {
+fn weights(entry: &LedgerEntry) -> Option<String> {
     let (before, after) = (entry.weight_before?, entry.weight_after?);
     let decision = entry.evidence["gates"]["decision"].as_str();
     let wanted = match (&*entry.kind, decision) {

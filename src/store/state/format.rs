@@ -3,14 +3,14 @@
 //! Invariants: a field that an earlier version did not write has a default; a field that no version
 //! has written is refused.
 
-use super::Image;
+use super::StateImage;
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Freeze, ManualHold, OtherPath, Pause, PlanProgress, ReleaseState, Trip};
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Exposure;
 use crate::stats::cohort::Weight;
-use crate::store::ledger::{End, Entry};
+use crate::store::ledger::{LedgerEntry, LedgerTail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) struct FileImage {
     ledger: u64,
     #[serde(default)]
     ledger_hash: String,
-    recent: Vec<Entry>,
+    recent: Vec<LedgerEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,8 +138,8 @@ struct FileFreeze {
     entry: u64,
 }
 
-impl From<&Image> for FileImage {
-    fn from(image: &Image) -> Self {
+impl From<&StateImage> for FileImage {
+    fn from(image: &StateImage) -> Self {
         let memory = |m: &ReleaseState| FileMemory {
             attempt: m.attempt,
             trip: m.trip.as_ref().map(|t| FileTrip {
@@ -221,7 +221,7 @@ impl From<&Image> for FileImage {
 #[error("unknown cause `{0}`")]
 pub struct UnknownCause(String);
 
-impl TryFrom<FileImage> for Image {
+impl TryFrom<FileImage> for StateImage {
     type Error = UnknownCause;
 
     fn try_from(file: FileImage) -> Result<Self, UnknownCause> {
@@ -304,10 +304,10 @@ impl TryFrom<FileImage> for Image {
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
-        Ok(Image {
+        Ok(StateImage {
             releases: releases.collect::<Result<_, UnknownCause>>()?,
             hold_strangers: file.hold_strangers,
-            ledger: End { n: file.ledger, hash: file.ledger_hash },
+            ledger: LedgerTail { n: file.ledger, hash: file.ledger_hash },
             recent: file.recent,
         })
     }

@@ -19,7 +19,7 @@ use crate::runtime::decision_counts::{self, time_of_day};
 use crate::runtime::shared::Live;
 use crate::runtime::snapshot::ReleaseLive;
 use crate::store::audit::timeline;
-use crate::store::ledger::Entry;
+use crate::store::ledger::LedgerEntry;
 use crate::telemetry::clock;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -268,7 +268,7 @@ pub async fn run(live: Arc<Live>) {
 }
 
 /// The next announced entry; entries missed by lagging are skipped.
-fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
+fn next_of(decided: &mut Receiver<LedgerEntry>) -> Option<LedgerEntry> {
     loop {
         match decided.try_recv() {
             Ok(entry) => return Some(entry),
@@ -279,7 +279,7 @@ fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
 }
 
 /// The alert of a rollback or a freeze, from its ledger entry.
-fn of_entry(entry: &Entry) -> Option<Alert> {
+fn of_entry(entry: &LedgerEntry) -> Option<Alert> {
     let (kind, what) = match &*entry.kind {
         "trip" => (Kind::Trip, "the new version was taken out"),
         "freeze" => (Kind::Freeze, "it was frozen"),

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
-    Entry {
+fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> LedgerEntry {
+    LedgerEntry {
         n,
         at: "2026-01-01T00:00:00.000Z".into(),
         release: Some("r".into()),
@@ -56,12 +56,12 @@ fn honest() -> Vec<Vec<u8>> {
     entries.iter().map(|e| (serde_json::to_string(e).unwrap() + "\n").into_bytes()).collect()
 }
 
-fn end(lines: &[Vec<u8>]) -> End {
-    let last: Entry = serde_json::from_slice(lines.last().unwrap()).unwrap();
-    End { n: last.n, hash: last.hash }
+fn end(lines: &[Vec<u8>]) -> LedgerTail {
+    let last: LedgerEntry = serde_json::from_slice(lines.last().unwrap()).unwrap();
+    LedgerTail { n: last.n, hash: last.hash }
 }
 
-fn verified(bytes: &[u8], known: Option<&End>) -> Report {
+fn verified(bytes: &[u8], known: Option<&LedgerTail>) -> VerifyReport {
     let mut verifier = Verifier::new(None);
     bytes.split_inclusive(|b| *b == b'\n').for_each(|line| verifier.line(line));
     verifier.finish(known)
@@ -129,7 +129,7 @@ fn lines_that_are_removed_swapped_doubled_or_cut_off_are_found_and_named() {
 fn a_ledger_written_anew_fits_itself_and_neither_the_state_nor_a_noted_hash() {
     let lines = honest();
     let known = end(&lines);
-    let mut entries: Vec<Entry> = lines.iter().map(|l| serde_json::from_slice(l).unwrap()).collect();
+    let mut entries: Vec<LedgerEntry> = lines.iter().map(|l| serde_json::from_slice(l).unwrap()).collect();
     entries[1].actor = "nobody".into();
     let mut prev = ORIGIN.to_owned();
     for entry in &mut entries {
@@ -155,14 +155,14 @@ fn a_ledger_written_anew_fits_itself_and_neither_the_state_nor_a_noted_hash() {
 #[test]
 fn one_line_that_is_replaced_does_not_fit_the_next_even_if_its_own_hash_does() {
     let mut lines = honest();
-    let mut forged: Entry = serde_json::from_slice(&lines[1]).unwrap();
+    let mut forged: LedgerEntry = serde_json::from_slice(&lines[1]).unwrap();
     forged.actor = "nobody".into();
     let prev = forged.prev.clone();
     chain::seal(&mut forged, &prev).unwrap();
     lines[1] = (serde_json::to_string(&forged).unwrap() + "\n").into_bytes();
     let report = verified(&lines.concat(), None);
     let what = "entry 3 does not follow from the line before it: one of the two was replaced";
-    assert_eq!(report.faults, [Fault { line: 3, what: what.into() }]);
+    assert_eq!(report.faults, [LedgerFault { line: 3, what: what.into() }]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_ledger_of_the_version_before_goes_on_as_a_chain_that_holds_what_stood_there
     let mut next = entry(4, "start", None, Value::Null);
     chain::seal(&mut next, &ledger.end().hash).unwrap();
     ledger.append(&[next.clone()]).unwrap();
-    assert_eq!(Ledger::open(&dir).unwrap().end(), &End { n: 4, hash: next.hash.clone() });
+    assert_eq!(Ledger::open(&dir).unwrap().end(), &LedgerTail { n: 4, hash: next.hash.clone() });
     let bytes = std::fs::read(ledger.path()).unwrap();
     let report = verified(&bytes, Some(ledger.end()));
     assert!(report.sound(), "{:?}", report.faults);
@@ -228,7 +228,7 @@ fn a_ledger_of_the_version_before_goes_on_as_a_chain_that_holds_what_stood_there
     let changed = String::from_utf8(bytes).unwrap().replacen("41 of 812", "14 of 812", 1);
     assert!(verified(changed.as_bytes(), None).faults[0].what.contains("without hashes, up to 3"));
     // A ledger without any hash is accepted as such.
-    let report = verified((old(1) + &old(2)).as_bytes(), Some(&End { n: 2, hash: String::new() }));
+    let report = verified((old(1) + &old(2)).as_bytes(), Some(&LedgerTail { n: 2, hash: String::new() }));
     assert!(report.sound(), "{:?}", report.faults);
     assert_eq!((report.unchained_to, report.head.as_str()), (2, ""));
 }
@@ -240,15 +240,15 @@ proptest! {
     ) {
         prop_assume!(weight.is_finite());
         let evidence = json!({"z": e, "a": {"nested": [small, n, -1, null]}, "text": detail});
-        let mut first = Entry { reason, detail, weight_after: Some(weight), ..entry(1, "trip", None, evidence) };
+        let mut first = LedgerEntry { reason, detail, weight_after: Some(weight), ..entry(1, "trip", None, evidence) };
         chain::seal(&mut first, ORIGIN).unwrap();
         let line = serde_json::to_string(&first).unwrap();
         // A rebuilt line comes from the state file.
         let pretty = serde_json::to_string_pretty(&first).unwrap();
-        let again: Entry = serde_json::from_str(&pretty).unwrap();
+        let again: LedgerEntry = serde_json::from_str(&pretty).unwrap();
         prop_assert_eq!(serde_json::to_string(&again).unwrap(), line.clone());
         prop_assert!(chain::split(line.as_bytes()).unwrap().fits());
-        let rebuilt = serde_json::to_string(&Entry { rebuilt: true, ..again }).unwrap();
+        let rebuilt = serde_json::to_string(&LedgerEntry { rebuilt: true, ..again }).unwrap();
         prop_assert!(chain::split(rebuilt.as_bytes()).unwrap().fits());
     }
 
