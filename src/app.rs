@@ -25,7 +25,7 @@ use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::state::{Loss, StateError};
 use crate::store::state_key::StateKey;
 use crate::store::writer::{NotDurable, StateWriter};
-use crate::tasks::watchdog::{self, Archive};
+use crate::tasks::watchdog::{self, EvidenceFiles};
 use crate::telemetry::log::Log;
 use serde_json::json;
 use std::io;
@@ -140,11 +140,11 @@ impl Proxy {
 
     /// Starts the threads that write to the disk: the state and the ledger, and the evidence.
     /// Returns the watchdog's archive of evidence.
-    fn start_writers(&mut self, disk: Disk, key: StateKey) -> io::Result<Option<Archive>> {
+    fn start_writers(&mut self, disk: Disk, key: StateKey) -> io::Result<Option<EvidenceFiles>> {
         let log = self.live.log.clone();
         disk.keep_lost_aside(&log);
         let archive =
-            disk.path().map(|path| Archive { directory: path.to_owned(), shelf: self.shelf.clone() });
+            disk.path().map(|path| EvidenceFiles { directory: path.to_owned(), shelf: self.shelf.clone() });
         if let Some(directory) = disk.path().map(Path::to_owned) {
             let (shelf, key, log) = (self.shelf.clone(), key.clone(), log.clone());
             self.keeper = Some(thread("keeper", move || checkpoints::run(&shelf, &directory, &key, &log))?);
@@ -199,7 +199,7 @@ impl Proxy {
         Ok(())
     }
 
-    fn start_watchdog(&mut self, archive: Option<Archive>) -> io::Result<()> {
+    fn start_watchdog(&mut self, archive: Option<EvidenceFiles>) -> io::Result<()> {
         let (live, stop, config) = (self.live.clone(), self.stop.clone(), self.live.source().path);
         let body = move || watchdog::run(&live, &config, &stop, archive.as_ref());
         self.watchdog = Some(thread("watchdog", body)?);

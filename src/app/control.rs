@@ -14,7 +14,7 @@ use crate::config;
 use crate::proxy::worker::Stage;
 use crate::runtime::shared::Live;
 use crate::tasks::alerts::alert;
-use crate::tasks::health::Probes;
+use crate::tasks::health::HealthProbes;
 use crate::tasks::{memory, resources, trace_export, wave_controller};
 use crate::upstream::resolve;
 use serde_json::json;
@@ -100,7 +100,7 @@ impl Control {
     }
 
     async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<Hub>, mut stage: watch::Receiver<Stage>) {
-        let mut probes = Probes::new(self.live.log.clone());
+        let mut probes = HealthProbes::new(self.live.log.clone());
         probes.follow(&self.live.snapshot());
         loop {
             tokio::select! {
@@ -171,7 +171,7 @@ impl Control {
 
 /// Sends traces until the drain is over, then the last ones.
 async fn send_traces(live: Arc<Live>, mut stage: watch::Receiver<Stage>) {
-    let mut courier = trace_export::Courier::new(live);
+    let mut courier = trace_export::SpanExporter::new(live);
     tokio::select! {
         () = courier.run() => {}
         _ = stage.wait_for(|s| *s == Stage::Stopping) => {}

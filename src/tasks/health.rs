@@ -31,29 +31,29 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 256;
 
 /// All probes; owned by the control plane.
-pub struct Probes {
+pub struct HealthProbes {
     log: Log,
     room: Arc<Semaphore>,
     /// By the id of the server.
-    running: HashMap<u64, Running>,
+    running: HashMap<u64, RunningProbe>,
     stopped: bool,
 }
 
-struct Running {
+struct RunningProbe {
     server: Arc<ServerLive>,
     health: Health,
     task: AbortHandle,
 }
 
-impl Drop for Running {
+impl Drop for RunningProbe {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Probes {
-    pub fn new(log: Log) -> Probes {
-        Probes { log, room: Arc::new(Semaphore::new(AT_ONCE)), running: HashMap::new(), stopped: false }
+impl HealthProbes {
+    pub fn new(log: Log) -> HealthProbes {
+        HealthProbes { log, room: Arc::new(Semaphore::new(AT_ONCE)), running: HashMap::new(), stopped: false }
     }
 
     /// Applies the probes of this snapshot.
@@ -71,7 +71,7 @@ impl Probes {
                     let (name, room) = (upstream.config.name.clone(), self.room.clone());
                     let task = watch(self.log.clone(), room, name, server.clone(), health.clone());
                     let task = tokio::spawn(task).abort_handle();
-                    Running { server: server.clone(), health: health.clone(), task }
+                    RunningProbe { server: server.clone(), health: health.clone(), task }
                 });
                 self.running.insert(server.id, running);
             }
@@ -97,7 +97,7 @@ impl Probes {
 /// Probes one server until it is aborted.
 async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<ServerLive>, health: Health) {
     let within = health.interval.clamp(TIMEOUT_MIN, TIMEOUT_MAX);
-    let mut streak = Streak::new(server.down());
+    let mut streak = ProbeStreak::new(server.down());
     // A flapping server does not flood the log, and its last state is still logged.
     let throttle = Throttle::default();
     loop {
@@ -136,15 +136,15 @@ fn jittered(interval: Duration) -> Duration {
 }
 
 /// Results in a row.
-struct Streak {
+struct ProbeStreak {
     down: bool,
     /// The number of results in a row that contradict `down`.
     against: u32,
 }
 
-impl Streak {
-    fn new(down: bool) -> Streak {
-        Streak { down, against: 0 }
+impl ProbeStreak {
+    fn new(down: bool) -> ProbeStreak {
+        ProbeStreak { down, against: 0 }
     }
 
     fn well(&mut self) -> bool {
@@ -160,7 +160,7 @@ impl Streak {
         self.against = if sick == self.down { 0 } else { self.against + 1 };
         let changed = self.against >= enough;
         if changed {
-            *self = Streak::new(sick);
+            *self = ProbeStreak::new(sick);
         }
         changed
     }
@@ -174,7 +174,7 @@ mod tests {
     proptest! {
         #[test]
         fn only_so_many_in_a_row_change_anything(answers in proptest::collection::vec(any::<bool>(), 0..60)) {
-            let mut streak = Streak::new(false);
+            let mut streak = ProbeStreak::new(false);
             for (n, sick) in answers.iter().enumerate() {
                 let before = streak.down;
                 let changed = if *sick { streak.sick() } else { streak.well() };

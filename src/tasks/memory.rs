@@ -18,11 +18,11 @@ const BURST_MIN: usize = 256;
 
 /// The maximum since the last return of memory.
 #[derive(Default)]
-struct Burst {
+struct MemoryBurst {
     most: usize,
 }
 
-impl Burst {
+impl MemoryBurst {
     /// Is a burst over, that is, are half of them gone? `most`: the maximum since the last look.
     fn is_over(&mut self, most: usize, now: usize) -> bool {
         self.most = self.most.max(most).max(now);
@@ -35,7 +35,7 @@ impl Burst {
 }
 
 pub async fn run(live: Arc<Live>) {
-    let (mut of_connections, mut of_requests, mut due) = (Burst::default(), Burst::default(), 0);
+    let (mut of_connections, mut of_requests, mut due) = (MemoryBurst::default(), MemoryBurst::default(), 0);
     loop {
         tokio::time::sleep(EVERY).await;
         if due > 0 {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_over_once_half_of_it_is_gone() {
-        let mut burst = Burst::default();
+        let mut burst = MemoryBurst::default();
         let over: Vec<usize> = [100, 9_000, 6_000, 4_500, 4_400, 300, 299, 0, 200, 0]
             .into_iter()
             .filter(|n| burst.is_over(0, *n))

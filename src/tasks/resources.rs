@@ -36,19 +36,19 @@ const WHY_CHARS: usize = 200;
 
 /// The input of a task; a change starts another task.
 #[derive(Clone, PartialEq)]
-struct Wanted {
+struct ScrapeInput {
     resources: Vec<ResourceConfig>,
     interval: Duration,
     /// Of stable and of new.
     pages: [Vec<MetricsPage>; 2],
 }
 
-struct Running {
-    wanted: Wanted,
+struct RunningScrape {
+    wanted: ScrapeInput,
     task: AbortHandle,
 }
 
-impl Drop for Running {
+impl Drop for RunningScrape {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -56,12 +56,12 @@ impl Drop for Running {
 
 /// Runs until it is dropped.
 pub async fn run(live: Arc<Live>) {
-    let mut running: BTreeMap<String, Running> = BTreeMap::new();
+    let mut running: BTreeMap<String, RunningScrape> = BTreeMap::new();
     loop {
         let snapshot = live.snapshot();
         let mut before = std::mem::take(&mut running);
         for release in snapshot.releases.iter().filter(|r| !r.release.resources.is_empty()) {
-            let wanted = Wanted {
+            let wanted = ScrapeInput {
                 resources: release.release.resources.clone(),
                 interval: release.release.resource_interval,
                 pages: Arm::BOTH.map(|arm| release.upstream(arm).config.scrapes.clone()),
@@ -70,7 +70,7 @@ pub async fn run(live: Arc<Live>) {
             let kept = before.remove(name).filter(|running| running.wanted == wanted);
             let started = || {
                 let task = read_again_and_again(live.clone(), name.clone(), wanted.clone());
-                Running { wanted: wanted.clone(), task: tokio::spawn(task).abort_handle() }
+                RunningScrape { wanted: wanted.clone(), task: tokio::spawn(task).abort_handle() }
             };
             running.insert(name.clone(), kept.unwrap_or_else(started));
         }
@@ -85,8 +85,8 @@ pub async fn run(live: Arc<Live>) {
     }
 }
 
-async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) {
-    let mut memory = Memory::default();
+async fn read_again_and_again(live: Arc<Live>, release: String, wanted: ScrapeInput) {
+    let mut memory = PreviousScrape::default();
     loop {
         let began = Instant::now();
         let readings = round(&wanted, &mut memory).await;
@@ -105,12 +105,12 @@ async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) 
 }
 
 /// The previous scrape, by arm, server and resource: for rates.
-type Memory = BTreeMap<(usize, usize, usize), SeriesSums>;
+type PreviousScrape = BTreeMap<(usize, usize, usize), SeriesSums>;
 
-type Read = (ResourceReading, [Option<String>; 2]);
+type ScrapeValue = (ResourceReading, [Option<String>; 2]);
 
 /// One reading of each resource.
-async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
+async fn round(wanted: &ScrapeInput, memory: &mut PreviousScrape) -> Vec<ScrapeValue> {
     let mut tasks = JoinSet::new();
     let expressions: Arc<Vec<(usize, Expression)>> = Arc::new(
         wanted
@@ -126,13 +126,13 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
     for arm in [0, 1] {
         for (server, page) in wanted.pages[arm].iter().enumerate().filter(|_| !expressions.is_empty()) {
             let (page, expressions) = (page.clone(), expressions.clone());
-            tasks.spawn(async move { Came::Page(arm, server, scrape(&page, &expressions).await) });
+            tasks.spawn(async move { ScrapeResult::Page(arm, server, scrape(&page, &expressions).await) });
         }
         for (i, resource) in wanted.resources.iter().enumerate() {
             let ResourceSource::Asked { prometheus, new, stable } = &resource.source else { continue };
             let query = if arm == Arm::New.index() { new } else { stable };
             let (prometheus, query) = (prometheus.clone(), query.clone());
-            tasks.spawn(async move { Came::Value(arm, i, ask(&prometheus, &query).await) });
+            tasks.spawn(async move { ScrapeResult::Value(arm, i, ask(&prometheus, &query).await) });
         }
     }
     let mut values: Vec<[Vec<f64>; 2]> = wanted.resources.iter().map(|_| Default::default()).collect();
@@ -148,8 +148,8 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
             }
         };
         match came {
-            Came::Value(arm, i, read) => take(arm, i, read.map_err(NoValue::Query)),
-            Came::Page(arm, server, scraped) => {
+            ScrapeResult::Value(arm, i, read) => take(arm, i, read.map_err(NoValue::Query)),
+            ScrapeResult::Page(arm, server, scraped) => {
                 let place = &wanted.pages[arm][server].address;
                 for (n, (i, expression)) in expressions.iter().enumerate() {
                     let key = (arm, server, *i);
@@ -182,25 +182,25 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
     readings.zip(lacks).collect()
 }
 
-enum Came {
+enum ScrapeResult {
     /// Sums of each expression.
-    Page(usize, usize, Result<Vec<SeriesSums>, ReadError>),
-    Value(usize, usize, Result<f64, ReadError>),
+    Page(usize, usize, Result<Vec<SeriesSums>, ScrapeError>),
+    Value(usize, usize, Result<f64, ScrapeError>),
 }
 
 /// Why a version has no value of a resource: by the first of its servers that gave none.
 #[derive(Debug, thiserror::Error)]
 enum NoValue {
     #[error(transparent)]
-    Query(ReadError),
+    Query(ScrapeError),
     #[error("{place}: {source}")]
-    Page { place: Address, source: ReadError },
+    Page { place: Address, source: ScrapeError },
     #[error("{place}: {source}")]
     Lack { place: Address, source: NoReading },
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-enum ReadError {
+enum ScrapeError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("answered {0}")]
@@ -221,7 +221,11 @@ enum ReadError {
     NotANumber,
 }
 
-async fn fetch(page: &MetricsPage, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), ReadError> {
+async fn fetch(
+    page: &MetricsPage,
+    path: &str,
+    bytes_max: usize,
+) -> Result<(StatusCode, Vec<u8>), ScrapeError> {
     let headers = [("accept", "text/plain;version=0.0.4, application/json;q=0.5, */*;q=0.1".to_owned())];
     let call = Call {
         to: &page.address,
@@ -240,13 +244,13 @@ async fn fetch(page: &MetricsPage, path: &str, bytes_max: usize) -> Result<(Stat
 async fn scrape(
     page: &MetricsPage,
     expressions: &[(usize, Expression)],
-) -> Result<Vec<SeriesSums>, ReadError> {
+) -> Result<Vec<SeriesSums>, ScrapeError> {
     let (status, bytes) = fetch(page, &page.address.path, PAGE_BYTES_MAX).await?;
     let at = clock::now();
     if !status.is_success() {
-        return Err(ReadError::Status(status));
+        return Err(ScrapeError::Status(status));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| ReadError::NotText)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| ScrapeError::NotText)?;
     let wanted: Vec<_> = expressions.iter().flat_map(|(_, expression)| expression.series()).collect();
     let mut found = sums(text, &wanted)?.into_iter();
     let each = |(_, of): &(usize, Expression)| SeriesSums {
@@ -256,7 +260,7 @@ async fn scrape(
     Ok(expressions.iter().map(each).collect())
 }
 
-async fn ask(prometheus: &MetricsPage, query: &str) -> Result<f64, ReadError> {
+async fn ask(prometheus: &MetricsPage, query: &str) -> Result<f64, ScrapeError> {
     let base = prometheus.address.path.trim_end_matches('/');
     let path = format!("{base}/api/v1/query?query={}", utf8_percent_encode(query, NON_ALPHANUMERIC));
     let (status, bytes) = fetch(prometheus, &path, ANSWER_BYTES_MAX).await?;
@@ -264,28 +268,28 @@ async fn ask(prometheus: &MetricsPage, query: &str) -> Result<f64, ReadError> {
 }
 
 /// The one value in a response of Prometheus' HTTP API (`/api/v1/query`).
-fn answered(status: StatusCode, bytes: &[u8]) -> Result<f64, ReadError> {
+fn answered(status: StatusCode, bytes: &[u8]) -> Result<f64, ScrapeError> {
     let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
         return Err(if status.is_success() {
-            ReadError::Strange("no JSON")
+            ScrapeError::Strange("no JSON")
         } else {
-            ReadError::Status(status)
+            ScrapeError::Status(status)
         });
     };
     if answer["status"] != "success" {
         let why = answer["error"].as_str().unwrap_or("an error without a word");
-        return Err(ReadError::Refused(why.to_owned()));
+        return Err(ScrapeError::Refused(why.to_owned()));
     }
     let result = &answer["data"]["result"];
     let point = match (answer["data"]["resultType"].as_str(), result.as_array().map(Vec::as_slice)) {
         (Some("scalar"), _) => result,
-        (Some("vector"), Some([])) => return Err(ReadError::Nothing),
+        (Some("vector"), Some([])) => return Err(ScrapeError::Nothing),
         (Some("vector"), Some([one])) => &one["value"],
-        (Some("vector"), Some(many)) => return Err(ReadError::Many(many.len())),
-        _ => return Err(ReadError::Strange("the query gives neither a scalar nor a vector")),
+        (Some("vector"), Some(many)) => return Err(ScrapeError::Many(many.len())),
+        _ => return Err(ScrapeError::Strange("the query gives neither a scalar nor a vector")),
     };
     let value = point[1].as_str().and_then(|text| text.parse::<f64>().ok());
-    value.filter(|value| value.is_finite()).ok_or(ReadError::NotANumber)
+    value.filter(|value| value.is_finite()).ok_or(ScrapeError::NotANumber)
 }
 
 #[cfg(test)]
@@ -298,7 +302,7 @@ mod tests {
     const SCALAR: &str = r#"{"status":"success","data":{"resultType":"scalar","result":[1700000000.1,"3"]}}"#;
     const ERROR: &str = r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
 
-    fn of(text: &str) -> Result<f64, ReadError> {
+    fn of(text: &str) -> Result<f64, ScrapeError> {
         answered(StatusCode::OK, text.as_bytes())
     }
 
@@ -306,18 +310,18 @@ mod tests {
     fn an_answer_of_prometheus_is_one_value_or_a_reason() {
         assert_eq!(of(VECTOR), Ok(12.5));
         assert_eq!(of(SCALAR), Ok(3.0));
-        assert_eq!(of(ERROR), Err(ReadError::Refused("parse error".into())));
-        assert_eq!(of(&VECTOR.replace("12.5", "NaN")), Err(ReadError::NotANumber));
-        assert_eq!(of(&VECTOR.replace("12.5", "+Inf")), Err(ReadError::NotANumber));
+        assert_eq!(of(ERROR), Err(ScrapeError::Refused("parse error".into())));
+        assert_eq!(of(&VECTOR.replace("12.5", "NaN")), Err(ScrapeError::NotANumber));
+        assert_eq!(of(&VECTOR.replace("12.5", "+Inf")), Err(ScrapeError::NotANumber));
         let result = |list: &str| {
             format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{list}}}}}"#)
         };
-        assert_eq!(of(&result("[]")), Err(ReadError::Nothing));
-        assert_eq!(of(&result(r#"[{"value":[1,"1"]},{"value":[1,"2"]}]"#)), Err(ReadError::Many(2)));
-        assert!(matches!(of(&VECTOR.replace("vector", "matrix")), Err(ReadError::Strange(_))));
+        assert_eq!(of(&result("[]")), Err(ScrapeError::Nothing));
+        assert_eq!(of(&result(r#"[{"value":[1,"1"]},{"value":[1,"2"]}]"#)), Err(ScrapeError::Many(2)));
+        assert!(matches!(of(&VECTOR.replace("vector", "matrix")), Err(ScrapeError::Strange(_))));
         assert_eq!(
             answered(StatusCode::BAD_GATEWAY, b"<html>"),
-            Err(ReadError::Status(StatusCode::BAD_GATEWAY))
+            Err(ScrapeError::Status(StatusCode::BAD_GATEWAY))
         );
     }
 

@@ -34,17 +34,17 @@ pub fn log_unfit(live: &Live, release: &ReleaseLive, was: Option<&ServiceProfile
 
 /// Requests by route, in the last five minutes.
 #[derive(Default)]
-pub struct Rates {
+pub struct RouteRates {
     slices: VecDeque<Vec<u32>>,
     slice_began: Duration,
     /// The last call.
     at: Duration,
 }
 
-impl Rates {
+impl RouteRates {
     /// Begins anew: the routes have other numbers.
     pub fn forget(&mut self) {
-        *self = Rates::default();
+        *self = RouteRates::default();
     }
 
     /// Time goes on, and these have come.
@@ -88,7 +88,7 @@ pub fn of(
     release: &ReleaseLive,
     judge: &Judge,
     view: &View,
-    (rates, moments): (&Rates, &MomentsLearner),
+    (rates, moments): (&RouteRates, &MomentsLearner),
     now: Duration,
 ) -> ServiceProfile {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_route_and_forgotten_after_five_minutes() {
-        let mut rates = Rates::default();
+        let mut rates = RouteRates::default();
         let event = |what, stratum| {
             let request = RequestStart {
                 id: 1,
@@ -131,7 +131,7 @@ mod tests {
         ];
         let at = |tick: u32| Duration::from_millis(100) * tick;
         // Soon after the start the rate is that of the time since then.
-        let mut fresh = Rates::default();
+        let mut fresh = RouteRates::default();
         (0..10).for_each(|tick| fresh.push_all(&events, at(tick)));
         assert!((10.0..12.0).contains(&fresh.of(0)), "{}", fresh.of(0));
         (0..6_000).for_each(|tick| rates.push_all(&events, at(tick)));

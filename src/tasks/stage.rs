@@ -15,7 +15,7 @@ use crate::stats::engine::{Engine, RequestEvent};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub struct Stage {
+pub struct WatchedStage {
     /// [`ReleaseLive::stage`].
     pub number: u64,
     /// Time of this stage in which the watchdog could judge.
@@ -30,9 +30,9 @@ pub struct Stage {
     critical: Vec<CriticalRoute>,
 }
 
-impl Stage {
-    pub fn new(number: u64, critical: Vec<CriticalRoute>) -> Stage {
-        Stage {
+impl WatchedStage {
+    pub fn new(number: u64, critical: Vec<CriticalRoute>) -> WatchedStage {
+        WatchedStage {
             number,
             watched: Duration::ZERO,
             before: WaveTime::default(),
@@ -43,7 +43,7 @@ impl Stage {
     }
 
     /// Continues from the checkpoint of an earlier process.
-    pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> Stage {
+    pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> WatchedStage {
         let Checkpoint { spent, trial, critical: kept } = checkpoint;
         let mut critical = CriticalRoute::of(&release.release.critical, &release.strata, vec![]);
         for kept in kept {
@@ -51,7 +51,12 @@ impl Stage {
                 of.take(kept);
             }
         }
-        Stage { watched: spent.watched, before: spent, trial, ..Stage::new(release.stage, critical) }
+        WatchedStage {
+            watched: spent.watched,
+            before: spent,
+            trial,
+            ..WatchedStage::new(release.stage, critical)
+        }
     }
 
     /// The data of critical routes, for the next stage.
@@ -62,10 +67,10 @@ impl Stage {
 
     /// Follows the release's stage, critical routes and margins; starts a new stage where another
     /// began.
-    pub fn follow(self, release: &ReleaseLive, now: Duration) -> Stage {
+    pub fn follow(self, release: &ReleaseLive, now: Duration) -> WatchedStage {
         let mut stage = match self.number == release.stage {
             true => self,
-            false => Stage::new(release.stage, self.into_critical()),
+            false => WatchedStage::new(release.stage, self.into_critical()),
         };
         stage.name_critical(release);
         let of = &release.release.watchdog;
@@ -117,7 +122,7 @@ impl Stage {
 
     /// `afresh`: recomputes the wave's evidence, which costs more than a look.
     pub fn shown(&self, view: &View, afresh: bool) -> Shown {
-        let Stage { number, watched, before, .. } = *self;
+        let WatchedStage { number, watched, before, .. } = *self;
         let known = view.shown.as_ref().filter(|shown| shown.stage == number && !afresh);
         let (reading, critical): (_, Vec<RouteEvidence>) = match known {
             Some(shown) => (shown.reading, shown.critical.clone()),

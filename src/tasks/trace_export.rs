@@ -48,7 +48,7 @@ const CLIENT: u8 = 3;
 const FLAGS: u32 = 0x101;
 const FLAG_REMOTE: u32 = 0x200;
 
-pub struct Courier {
+pub struct SpanExporter {
     live: Arc<Live>,
     /// The batch in flight: kept until its result is known.
     batch: Vec<Traced>,
@@ -62,30 +62,30 @@ pub struct Courier {
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-enum Undelivered {
+enum ExportError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("it answered {status}")]
     Refused { status: StatusCode, retry_after: Option<Duration> },
 }
 
-impl Undelivered {
+impl ExportError {
     /// OTLP/HTTP allows a retry for these, and no others.
     fn is_passing(&self) -> bool {
         match self {
-            Undelivered::Call(_) => true,
-            Undelivered::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            ExportError::Call(_) => true,
+            ExportError::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
         }
     }
 }
 
-impl Courier {
+impl SpanExporter {
     pub fn new(live: Arc<Live>) -> Self {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
         let instance = hex(&id);
-        Courier { live, batch: vec![], rest: vec![], failures: 0, trouble: Edge::default(), instance }
+        SpanExporter { live, batch: vec![], rest: vec![], failures: 0, trouble: Edge::default(), instance }
     }
 
     /// Runs until it is dropped.
@@ -163,7 +163,7 @@ impl Courier {
                 self.failures = self.failures.saturating_add(1);
                 let wait = RETRY.after(self.failures);
                 match error {
-                    Undelivered::Refused { retry_after: Some(asked), .. } => wait.max(asked),
+                    ExportError::Refused { retry_after: Some(asked), .. } => wait.max(asked),
                     _ => wait,
                 }
             }
@@ -177,7 +177,7 @@ impl Courier {
     }
 
     /// The number of spans that the collector rejected, from an accepted batch.
-    async fn call(&self, plan: &Plan) -> Result<u64, Undelivered> {
+    async fn call(&self, plan: &Plan) -> Result<u64, ExportError> {
         let headers = [("content-type", "application/json".to_owned())];
         let call = Call {
             to: &plan.address,
@@ -193,7 +193,7 @@ impl Courier {
         if !answer.status.is_success() {
             let asked = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
             let retry_after = asked.map(|s| Duration::from_secs(s).min(RETRY.max));
-            return Err(Undelivered::Refused { status: answer.status, retry_after });
+            return Err(ExportError::Refused { status: answer.status, retry_after });
         }
         let (rejected, why) = rejected(&answer.body);
         if rejected > 0 {
@@ -218,11 +218,11 @@ fn rejected(answer: &[u8]) -> (u64, String) {
 /// `ExportTraceServiceRequest`.
 /// Serialized directly, without a tree of values: a thousand spans take milliseconds.
 fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
-    let wall = Wall::now();
+    let wall = WallClock::now();
     let version = env!("CARGO_PKG_VERSION");
-    let message = Message {
+    let message = OtlpMessage {
         resource_spans: [ResourceSpans {
-            resource: Resource {
+            resource: OtlpResource {
                 attributes: [
                     text("service.name", "grayling"),
                     text("service.version", version),
@@ -230,7 +230,7 @@ fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
                 ],
             },
             scope_spans: [ScopeSpans {
-                scope: Scope { name: "grayling", version },
+                scope: OtlpScope { name: "grayling", version },
                 spans: batch.iter().flat_map(|traced| spans(traced, &wall)).collect(),
             }],
         }],
@@ -241,37 +241,37 @@ fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Message<'a> {
+struct OtlpMessage<'a> {
     resource_spans: [ResourceSpans<'a>; 1],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResourceSpans<'a> {
-    resource: Resource<'a>,
+    resource: OtlpResource<'a>,
     scope_spans: [ScopeSpans<'a>; 1],
 }
 
 #[derive(Serialize)]
-struct Resource<'a> {
-    attributes: [Attribute<'a>; 3],
+struct OtlpResource<'a> {
+    attributes: [OtlpAttribute<'a>; 3],
 }
 
 #[derive(Serialize)]
 struct ScopeSpans<'a> {
-    scope: Scope,
-    spans: Vec<Span<'a>>,
+    scope: OtlpScope,
+    spans: Vec<OtlpSpan<'a>>,
 }
 
 #[derive(Serialize)]
-struct Scope {
+struct OtlpScope {
     name: &'static str,
     version: &'static str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Span<'a> {
+struct OtlpSpan<'a> {
     trace_id: TraceId,
     span_id: SpanId,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -279,37 +279,37 @@ struct Span<'a> {
     flags: u32,
     name: String,
     kind: u8,
-    start_time_unix_nano: Number,
-    end_time_unix_nano: Number,
-    attributes: Vec<Attribute<'a>>,
+    start_time_unix_nano: OtlpNumber,
+    end_time_unix_nano: OtlpNumber,
+    attributes: Vec<OtlpAttribute<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    status: Option<OtlpStatus>,
 }
 
 #[derive(Serialize)]
-struct Status {
+struct OtlpStatus {
     code: u8,
 }
 
 #[derive(Serialize)]
-struct Attribute<'a> {
+struct OtlpAttribute<'a> {
     key: &'static str,
-    value: Value<'a>,
+    value: OtlpValue<'a>,
 }
 
 #[derive(Serialize)]
-enum Value<'a> {
+enum OtlpValue<'a> {
     #[serde(rename = "stringValue")]
     Text(Cow<'a, str>),
     #[serde(rename = "intValue")]
-    Number(Number),
+    Number(OtlpNumber),
 }
 
 /// Ids are hexadecimal digits, not base64 like other bytes.
 struct TraceId(u128);
 struct SpanId(u64);
 /// 64-bit numbers are written as strings.
-struct Number(u64);
+struct OtlpNumber(u64);
 
 impl Serialize for TraceId {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -323,7 +323,7 @@ impl Serialize for SpanId {
     }
 }
 
-impl Serialize for Number {
+impl Serialize for OtlpNumber {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(itoa::Buffer::new().format(self.0))
     }
@@ -331,19 +331,19 @@ impl Serialize for Number {
 
 /// Converts monotonic time to wall clock.
 /// Made when a batch is sent, so a clock set right meanwhile is right for the whole batch.
-struct Wall(Duration);
+struct WallClock(Duration);
 
-impl Wall {
-    fn now() -> Wall {
-        Wall(clock::since_epoch().saturating_sub(clock::now()))
+impl WallClock {
+    fn now() -> WallClock {
+        WallClock(clock::since_epoch().saturating_sub(clock::now()))
     }
 
-    fn ns(&self, at: Duration) -> Number {
-        Number(u64::try_from((self.0 + at).as_nanos()).unwrap_or(u64::MAX))
+    fn ns(&self, at: Duration) -> OtlpNumber {
+        OtlpNumber(u64::try_from((self.0 + at).as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
-fn spans<'a>(traced: &'a Traced, wall: &Wall) -> Vec<Span<'a>> {
+fn spans<'a>(traced: &'a Traced, wall: &WallClock) -> Vec<OtlpSpan<'a>> {
     let mut spans = Vec::with_capacity(1 + traced.attempts.len());
     spans.push(server_span(traced, wall));
     spans
@@ -351,7 +351,7 @@ fn spans<'a>(traced: &'a Traced, wall: &Wall) -> Vec<Span<'a>> {
     spans
 }
 
-fn server_span<'a>(traced: &'a Traced, wall: &Wall) -> Span<'a> {
+fn server_span<'a>(traced: &'a Traced, wall: &WallClock) -> OtlpSpan<'a> {
     let plan = &traced.snapshot.plan;
     let method = method(&traced.method);
     let mut attributes = vec![text("http.request.method", method)];
@@ -388,14 +388,14 @@ fn server_span<'a>(traced: &'a Traced, wall: &Wall) -> Span<'a> {
     };
     span(
         traced,
-        Head { span_id: traced.span_id, parent: traced.parent, kind: SERVER, name },
+        CollectorAnswer { span_id: traced.span_id, parent: traced.parent, kind: SERVER, name },
         [wall.ns(traced.began), wall.ns(traced.ended)],
         attributes,
         failed,
     )
 }
 
-fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &Wall) -> Span<'a> {
+fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &WallClock) -> OtlpSpan<'a> {
     let method = method(&traced.method);
     let name = if method == OTHER { "HTTP" } else { method };
     let mut attributes = vec![
@@ -420,14 +420,19 @@ fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &Wall)
     };
     span(
         traced,
-        Head { span_id: attempt.span_id, parent: Some(traced.span_id), kind: CLIENT, name: name.to_owned() },
+        CollectorAnswer {
+            span_id: attempt.span_id,
+            parent: Some(traced.span_id),
+            kind: CLIENT,
+            name: name.to_owned(),
+        },
         [wall.ns(attempt.began), wall.ns(attempt.ended.unwrap_or(traced.ended))],
         attributes,
         failed,
     )
 }
 
-struct Head {
+struct CollectorAnswer {
     span_id: u64,
     parent: Option<u64>,
     kind: u8,
@@ -436,18 +441,18 @@ struct Head {
 
 fn span<'a>(
     traced: &Traced,
-    head: Head,
-    [start, end]: [Number; 2],
-    mut attributes: Vec<Attribute<'a>>,
+    head: CollectorAnswer,
+    [start, end]: [OtlpNumber; 2],
+    mut attributes: Vec<OtlpAttribute<'a>>,
     failed: Option<String>,
-) -> Span<'a> {
+) -> OtlpSpan<'a> {
     let remote = if head.kind == SERVER && head.parent.is_some() { FLAG_REMOTE } else { 0 };
     // STATUS_CODE_ERROR
-    let status = failed.is_some().then_some(Status { code: 2 });
+    let status = failed.is_some().then_some(OtlpStatus { code: 2 });
     if let Some(failed) = failed {
         attributes.push(text("error.type", failed));
     }
-    Span {
+    OtlpSpan {
         trace_id: TraceId(traced.trace_id),
         span_id: SpanId(head.span_id),
         parent_span_id: head.parent.map(SpanId),
@@ -480,12 +485,12 @@ fn method(method: &Method) -> &'static str {
     KNOWN.iter().position(|known| known == method).map_or(OTHER, |at| NAMES[at])
 }
 
-fn text<'a>(key: &'static str, value: impl Into<Cow<'a, str>>) -> Attribute<'a> {
-    Attribute { key, value: Value::Text(value.into()) }
+fn text<'a>(key: &'static str, value: impl Into<Cow<'a, str>>) -> OtlpAttribute<'a> {
+    OtlpAttribute { key, value: OtlpValue::Text(value.into()) }
 }
 
-fn number<'a>(key: &'static str, value: u64) -> Attribute<'a> {
-    Attribute { key, value: Value::Number(Number(value)) }
+fn number<'a>(key: &'static str, value: u64) -> OtlpAttribute<'a> {
+    OtlpAttribute { key, value: OtlpValue::Number(OtlpNumber(value)) }
 }
 
 #[cfg(test)]

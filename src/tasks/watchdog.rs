@@ -8,7 +8,7 @@
 //! No users are moved to a stable that accepts no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
-use super::stage::Stage;
+use super::stage::WatchedStage;
 use crate::domain::config::WatchdogMode;
 use crate::domain::decide::Effective;
 use crate::domain::gates::moments::MomentsLearner;
@@ -37,7 +37,7 @@ use crate::store::audit::evidence;
 use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::failed_users;
 use crate::tasks::past_figures;
-use crate::tasks::service_profile::{self, Rates};
+use crate::tasks::service_profile::{self, RouteRates};
 use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -71,7 +71,7 @@ const PROBE: Duration = Duration::from_millis(500);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// The files in which evidence outlives the process.
-pub struct Archive {
+pub struct EvidenceFiles {
     /// The state directory.
     pub directory: PathBuf,
     pub shelf: Arc<CheckpointQueue>,
@@ -82,7 +82,7 @@ const DOES_NOT_FIT: &str = "what was saved of it is damaged, of another version 
 
 /// Runs until `stop`.
 /// `config` is the file beside which `grayling.stop` may appear.
-pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
+pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&EvidenceFiles>) {
     // The evidence that an earlier process kept of the releases present at start.
     let kept = |release: &Arc<ReleaseLive>| {
         let (name, now) = (&release.release.name, clock::now());
@@ -94,20 +94,20 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let was_saved = saved.is_some();
         let restored = saved
             .and_then(|bytes| live.key.unseal(bytes))
-            .and_then(|bytes| Watched::restored(release, &bytes, now));
+            .and_then(|bytes| WatchedRelease::restored(release, &bytes, now));
         if let Some(dog) = &restored {
             let e_value = dog.judge.engine().e_value();
             live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         } else if was_saved {
             live.log.event("evidence_begins_anew", json!({"release": name, "why": DOES_NOT_FIT}));
         }
-        let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
+        let mut dog = restored.unwrap_or_else(|| WatchedRelease::new(release, Baseline::default(), now));
         let past = archive.filter(|_| !another).and_then(|a| past_figures::read(release, &a.directory, now));
         if let Some(past) = past {
             dog.judge.knows_own_past(past);
         }
         if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
-            dog.stage = Stage::restored(release, checkpoint);
+            dog.stage = WatchedStage::restored(release, checkpoint);
         }
         (name.clone(), Box::new(dog))
     };
@@ -115,7 +115,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
     }
     // Boxed: they are large, and move on every tick.
-    let mut watched: BTreeMap<String, Box<Watched>> = live.snapshot().releases.iter().map(kept).collect();
+    let mut watched: BTreeMap<String, Box<WatchedRelease>> =
+        live.snapshot().releases.iter().map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
@@ -160,7 +161,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             let dog = match watched.remove(name) {
                 Some(dog) if dog.evidence_id == release.evidence_id => dog,
                 Some(dog) => Box::new(dog.renewed(release, now)),
-                None => Box::new(Watched::new(release, Baseline::default(), now)),
+                None => Box::new(WatchedRelease::new(release, Baseline::default(), now)),
             };
             let dog = watched.entry(name.clone()).or_insert(dog);
             dog.feed(release, &mut events, now);
@@ -192,7 +193,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
 }
 
 /// The data of one release, as long as its evidence id is the same.
-struct Watched {
+struct WatchedRelease {
     evidence_id: u64,
     salt: Salt,
     judge: Judge,
@@ -220,9 +221,9 @@ struct Watched {
     keep_past_by: Duration,
     /// Time of the last look.
     looked: Duration,
-    stage: Stage,
+    stage: WatchedStage,
     /// Requests by route, and the moments of stable's servers.
-    rates: Rates,
+    rates: RouteRates,
     moments: MomentsLearner,
 }
 
@@ -232,10 +233,10 @@ struct Onset {
     last: Duration,
 }
 
-impl Watched {
+impl WatchedRelease {
     fn new(release: &ReleaseLive, baseline: Baseline, now: Duration) -> Self {
         let engine = Engine::new(settings(release), release.force.weight(), baseline, now);
-        Watched {
+        WatchedRelease {
             evidence_id: release.evidence_id,
             salt: release.release.salt,
             judge: Judge::new(limits(release), engine, release.strata.clone()),
@@ -253,8 +254,8 @@ impl Watched {
             keep_failed_by: now,
             keep_past_by: now,
             looked: now,
-            stage: Stage::new(release.stage, vec![]),
-            rates: Rates::default(),
+            stage: WatchedStage::new(release.stage, vec![]),
+            rates: RouteRates::default(),
             moments: MomentsLearner::default(),
         }
     }
@@ -263,7 +264,7 @@ impl Watched {
     /// it did not end in a trip: a trip is in the state file, and a person may have cleared it
     /// since.
     fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
-        let mut dog = Watched::new(release, Baseline::default(), now);
+        let mut dog = WatchedRelease::new(release, Baseline::default(), now);
         let mut eye = Decoder::open(bytes)?;
         let mut same = eye.text()? == release.release.name;
         same &= eye.text()? == release.release.salt_text;
@@ -290,7 +291,7 @@ impl Watched {
     }
 
     /// Queues the evidence for writing, every few seconds; a large one less often.
-    fn keep(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+    fn keep(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_by {
             return;
         }
@@ -308,7 +309,7 @@ impl Watched {
     }
 
     /// Queues the data that a restart needs to continue the current wave.
-    fn keep_stage(&mut self, live: &Live, release: &ReleaseLive, archive: &Archive, now: Duration) {
+    fn keep_stage(&mut self, live: &Live, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
         if now < self.stage.keep_by || release.release.waves.is_empty() || self.stage.number != release.stage
         {
             return;
@@ -322,7 +323,7 @@ impl Watched {
     }
 
     /// Queues the past figures of `new`: small, and without users.
-    fn keep_past(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+    fn keep_past(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_past_by {
             return;
         }
@@ -332,7 +333,7 @@ impl Watched {
     }
 
     /// The same for the list of failed users, if it has grown.
-    fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+    fn keep_failed(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_failed_by {
             return;
         }
@@ -352,10 +353,10 @@ impl Watched {
         let known_servers = self.judge.engine().servers().clone();
         let before = self.judge.before();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
-        let mut dog = Watched::new(release, baseline, now);
+        let mut dog = WatchedRelease::new(release, baseline, now);
         dog.judge.knows_stable(stable, before);
         dog.judge.engine_mut().knows_servers(known_servers);
-        dog.stage = Stage::new(release.stage, critical);
+        dog.stage = WatchedStage::new(release.stage, critical);
         dog.moments = moments;
         dog
     }
@@ -370,7 +371,7 @@ impl Watched {
     ) {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
-        let mut stage = std::mem::replace(&mut self.stage, Stage::new(0, vec![])).follow(release, now);
+        let mut stage = std::mem::replace(&mut self.stage, WatchedStage::new(0, vec![])).follow(release, now);
         let (mut rates, mut moments) = (std::mem::take(&mut self.rates), std::mem::take(&mut self.moments));
         if self.strata != release.strata {
             rates.forget();
@@ -658,7 +659,7 @@ fn weigh_resources<'g>(
 }
 
 /// Restores the list of users that `new` failed in the current attempt before the restart.
-fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
+fn remember_failed(live: &Live, release: &ReleaseLive, archive: &EvidenceFiles) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
     let Some(bytes) = checkpoints::read(&archive.directory, &failed_users::file(name, attempt)) else {
         return;

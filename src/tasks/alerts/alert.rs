@@ -10,7 +10,7 @@
 //! A state that can come and go by itself must be absent for half a minute before its alert ends.
 //! Labels are names from the config and words from this file.
 
-use super::receiver::Box as Mailbox;
+use super::receiver::AlertQueue as Mailbox;
 use crate::domain::rollout::RolloutState;
 use crate::domain::rollout::wave_controller::{HeldBy, hours};
 use crate::domain::share::progress;
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const OVER: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum AlertKind {
     Trip,
     Freeze,
     BothArms,
@@ -46,58 +46,58 @@ pub enum Kind {
     StateNotDurable,
 }
 
-impl Kind {
+impl AlertKind {
     #[cfg(test)]
-    const ALL: [Kind; 9] = [
-        Kind::Trip,
-        Kind::Freeze,
-        Kind::BothArms,
-        Kind::LatencyNotice,
-        Kind::Suspicious,
-        Kind::WorseThanBefore,
-        Kind::StuckWave,
-        Kind::ReloadFailed,
-        Kind::StateNotDurable,
+    const ALL: [AlertKind; 9] = [
+        AlertKind::Trip,
+        AlertKind::Freeze,
+        AlertKind::BothArms,
+        AlertKind::LatencyNotice,
+        AlertKind::Suspicious,
+        AlertKind::WorseThanBefore,
+        AlertKind::StuckWave,
+        AlertKind::ReloadFailed,
+        AlertKind::StateNotDurable,
     ];
 
     pub fn label(self) -> &'static str {
         match self {
-            Kind::Trip => "trip",
-            Kind::Freeze => "freeze",
-            Kind::BothArms => "both_arms",
-            Kind::LatencyNotice => "latency_notice",
-            Kind::Suspicious => "suspicious",
-            Kind::WorseThanBefore => "worse_than_before",
-            Kind::StuckWave => "stuck_wave",
-            Kind::ReloadFailed => "reload_failed",
-            Kind::StateNotDurable => "state_not_durable",
+            AlertKind::Trip => "trip",
+            AlertKind::Freeze => "freeze",
+            AlertKind::BothArms => "both_arms",
+            AlertKind::LatencyNotice => "latency_notice",
+            AlertKind::Suspicious => "suspicious",
+            AlertKind::WorseThanBefore => "worse_than_before",
+            AlertKind::StuckWave => "stuck_wave",
+            AlertKind::ReloadFailed => "reload_failed",
+            AlertKind::StateNotDurable => "state_not_durable",
         }
     }
 
     /// `alertname` for an Alertmanager: the same as in the rules of `config/prometheus`.
     pub fn alertname(self) -> &'static str {
         match self {
-            Kind::Trip => "GraylingRolledBack",
-            Kind::Freeze => "GraylingFrozen",
-            Kind::BothArms => "GraylingBothArmsFailing",
-            Kind::LatencyNotice => "GraylingNewIsSlower",
-            Kind::Suspicious => "GraylingNewIsSuspicious",
-            Kind::WorseThanBefore => "GraylingNewIsWorseThanBefore",
-            Kind::StuckWave => "GraylingWaveHeld",
-            Kind::ReloadFailed => "GraylingReloadFailed",
-            Kind::StateNotDurable => "GraylingStateNotDurable",
+            AlertKind::Trip => "GraylingRolledBack",
+            AlertKind::Freeze => "GraylingFrozen",
+            AlertKind::BothArms => "GraylingBothArmsFailing",
+            AlertKind::LatencyNotice => "GraylingNewIsSlower",
+            AlertKind::Suspicious => "GraylingNewIsSuspicious",
+            AlertKind::WorseThanBefore => "GraylingNewIsWorseThanBefore",
+            AlertKind::StuckWave => "GraylingWaveHeld",
+            AlertKind::ReloadFailed => "GraylingReloadFailed",
+            AlertKind::StateNotDurable => "GraylingStateNotDurable",
         }
     }
 
     /// `page`: a person acts now; `ticket`: a person acts today.
     pub fn severity(self) -> &'static str {
         match self {
-            Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
-            Kind::LatencyNotice
-            | Kind::Suspicious
-            | Kind::WorseThanBefore
-            | Kind::StuckWave
-            | Kind::ReloadFailed => "ticket",
+            AlertKind::Trip | AlertKind::Freeze | AlertKind::BothArms | AlertKind::StateNotDurable => "page",
+            AlertKind::LatencyNotice
+            | AlertKind::Suspicious
+            | AlertKind::WorseThanBefore
+            | AlertKind::StuckWave
+            | AlertKind::ReloadFailed => "ticket",
         }
     }
 
@@ -110,15 +110,15 @@ impl Kind {
     pub fn first_command(self, release: Option<&str>) -> String {
         let release = release.unwrap_or("RELEASE");
         match self {
-            Kind::Trip => format!("grayling affected {release} --since 1h"),
-            Kind::Freeze
-            | Kind::BothArms
-            | Kind::LatencyNotice
-            | Kind::Suspicious
-            | Kind::WorseThanBefore
-            | Kind::StuckWave
-            | Kind::StateNotDurable => "grayling status".to_owned(),
-            Kind::ReloadFailed => "grayling check".to_owned(),
+            AlertKind::Trip => format!("grayling affected {release} --since 1h"),
+            AlertKind::Freeze
+            | AlertKind::BothArms
+            | AlertKind::LatencyNotice
+            | AlertKind::Suspicious
+            | AlertKind::WorseThanBefore
+            | AlertKind::StuckWave
+            | AlertKind::StateNotDurable => "grayling status".to_owned(),
+            AlertKind::ReloadFailed => "grayling check".to_owned(),
         }
     }
 
@@ -126,20 +126,20 @@ impl Kind {
     fn flickers(self) -> bool {
         match self {
             // Its own minute defines the end.
-            Kind::Trip | Kind::Freeze | Kind::Suspicious | Kind::ReloadFailed => false,
-            Kind::BothArms
-            | Kind::LatencyNotice
-            | Kind::WorseThanBefore
-            | Kind::StuckWave
-            | Kind::StateNotDurable => true,
+            AlertKind::Trip | AlertKind::Freeze | AlertKind::Suspicious | AlertKind::ReloadFailed => false,
+            AlertKind::BothArms
+            | AlertKind::LatencyNotice
+            | AlertKind::WorseThanBefore
+            | AlertKind::StuckWave
+            | AlertKind::StateNotDurable => true,
         }
     }
 }
 
 /// An alert that stands, or stood.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Alert {
-    pub kind: Kind,
+pub struct StandingAlert {
+    pub kind: AlertKind,
     pub release: Option<String>,
     pub attempt: Option<u64>,
     pub cause: Option<&'static str>,
@@ -158,28 +158,28 @@ pub struct Alert {
 
 /// The begin or the end of an alert.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Notice {
-    pub alert: Alert,
+pub struct AlertChange {
+    pub alert: StandingAlert,
     /// When it ended; `None`: it stands.
     pub over_ms: Option<i64>,
 }
 
-type Key = (Kind, Option<String>);
+type AlertKey = (AlertKind, Option<String>);
 
 /// The standing alerts, and when each was last seen.
 #[derive(Default)]
-struct Standing(BTreeMap<Key, (Alert, Duration)>);
+struct StandingAlerts(BTreeMap<AlertKey, (StandingAlert, Duration)>);
 
-impl Standing {
+impl StandingAlerts {
     /// Applies the alerts seen `now`; returns the changes.
-    fn follow(&mut self, seen: Vec<Alert>, now: Duration, at_ms: i64) -> Vec<Notice> {
+    fn follow(&mut self, seen: Vec<StandingAlert>, now: Duration, at_ms: i64) -> Vec<AlertChange> {
         let mut changed = vec![];
         for alert in seen {
             let key = (alert.kind, alert.release.clone());
             match self.0.get_mut(&key) {
                 Some((known, last)) if alert.since_ms == known.since_ms && alert.update > known.update => {
                     (*known, *last) = (alert.clone(), now);
-                    changed.push(Notice { alert, over_ms: None });
+                    changed.push(AlertChange { alert, over_ms: None });
                 }
                 // The same alert, even with other numbers.
                 // A trip after a resume between two looks is another one.
@@ -192,12 +192,12 @@ impl Standing {
                 Some((known, last)) => {
                     let over = std::mem::replace(known, alert.clone());
                     *last = now;
-                    changed.push(Notice { alert: over, over_ms: Some(at_ms) });
-                    changed.push(Notice { alert, over_ms: None });
+                    changed.push(AlertChange { alert: over, over_ms: Some(at_ms) });
+                    changed.push(AlertChange { alert, over_ms: None });
                 }
                 None => {
                     self.0.insert(key, (alert.clone(), now));
-                    changed.push(Notice { alert, over_ms: None });
+                    changed.push(AlertChange { alert, over_ms: None });
                 }
             }
         }
@@ -205,7 +205,7 @@ impl Standing {
             let patience = if kind.flickers() { OVER } else { Duration::ZERO };
             let stands = now == *last || now.saturating_sub(*last) < patience;
             if !stands {
-                changed.push(Notice { alert: alert.clone(), over_ms: Some(at_ms) });
+                changed.push(AlertChange { alert: alert.clone(), over_ms: Some(at_ms) });
             }
             stands
         });
@@ -214,14 +214,14 @@ impl Standing {
 }
 
 /// A receiver, and the alerts sent to it.
-struct Told {
+struct ReceiverState {
     mailbox: Mailbox,
-    standing: Standing,
+    standing: StandingAlerts,
 }
 
 /// Looks and sends, until it is dropped.
 pub async fn run(live: Arc<Live>) {
-    let mut receivers: Vec<Told> = vec![];
+    let mut receivers: Vec<ReceiverState> = vec![];
     let mut reload_failed: Option<i64> = None;
     // A rollback that a script has lifted before the next look is sent nevertheless.
     let mut decided = live.desk.told.subscribe();
@@ -231,7 +231,7 @@ pub async fn run(live: Arc<Live>) {
         for receiver in &plan.alerts {
             if !receivers.iter().any(|told| told.mailbox.receiver() == receiver) {
                 let mailbox = Mailbox::open(receiver.clone(), live.clone());
-                receivers.push(Told { mailbox, standing: Standing::default() });
+                receivers.push(ReceiverState { mailbox, standing: StandingAlerts::default() });
             }
         }
         live.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
@@ -241,7 +241,7 @@ pub async fn run(live: Arc<Live>) {
             reload_failed.get_or_insert_with(clock::at_ms);
         }
         // In this order: the look finds everything announced before it, unless that is over.
-        let brief: Vec<Alert> =
+        let brief: Vec<StandingAlert> =
             std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
         let mut seen = look(&live, reload_failed);
         for alert in brief {
@@ -249,9 +249,9 @@ pub async fn run(live: Arc<Live>) {
                 seen.push(alert);
             }
         }
-        for Told { mailbox, standing } in &mut receivers {
+        for ReceiverState { mailbox, standing } in &mut receivers {
             let patience = mailbox.receiver().stuck_after;
-            let due = |alert: &&Alert| alert.held.is_none_or(|held| held >= patience);
+            let due = |alert: &&StandingAlert| alert.held.is_none_or(|held| held >= patience);
             let due = seen.iter().filter(due).cloned().collect();
             for notice in standing.follow(due, clock::now(), clock::at_ms()) {
                 let (alert, over) = (&notice.alert, notice.over_ms.is_some());
@@ -279,15 +279,15 @@ fn next_of(decided: &mut Receiver<LedgerEntry>) -> Option<LedgerEntry> {
 }
 
 /// The alert of a rollback or a freeze, from its ledger entry.
-fn of_entry(entry: &LedgerEntry) -> Option<Alert> {
+fn of_entry(entry: &LedgerEntry) -> Option<StandingAlert> {
     let (kind, what) = match &*entry.kind {
-        "trip" => (Kind::Trip, "the new version was taken out"),
-        "freeze" => (Kind::Freeze, "it was frozen"),
+        "trip" => (AlertKind::Trip, "the new version was taken out"),
+        "freeze" => (AlertKind::Freeze, "it was frozen"),
         _ => return None,
     };
     let release = entry.release.clone()?;
     let cause = entry.cause.as_deref().and_then(verdict::Cause::parse)?;
-    Some(Alert {
+    Some(StandingAlert {
         kind,
         attempt: entry.attempt,
         cause: Some(cause.label()),
@@ -300,9 +300,9 @@ fn of_entry(entry: &LedgerEntry) -> Option<Alert> {
     })
 }
 
-fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
+fn look(live: &Live, reload_failed: Option<i64>) -> Vec<StandingAlert> {
     let at_ms = clock::at_ms();
-    let of_all = |kind: Kind, since_ms: i64, summary: &str, detail: String| Alert {
+    let of_all = |kind: AlertKind, since_ms: i64, summary: &str, detail: String| StandingAlert {
         kind,
         release: None,
         attempt: None,
@@ -318,7 +318,7 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
         let why = live.source().last_error.unwrap_or_default();
         let summary = "the config file as it stands is not in force: the one before is";
         seen.push(of_all(
-            Kind::ReloadFailed,
+            AlertKind::ReloadFailed,
             since,
             summary,
             format!("{why}\nTo see all of it: grayling check"),
@@ -326,7 +326,7 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
     }
     if let Some(why) = live.state_error() {
         let summary = "rollbacks are in memory only, or earlier ones may be forgotten";
-        seen.push(of_all(Kind::StateNotDurable, at_ms, summary, why));
+        seen.push(of_all(AlertKind::StateNotDurable, at_ms, summary, why));
     }
     for release in &live.desk.announced().releases {
         seen.extend(of_release(live, release, at_ms));
@@ -334,9 +334,9 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
     seen
 }
 
-fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
+fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<StandingAlert> {
     let name = &release.release.name;
-    let of = |kind: Kind, cause, since_ms: i64, summary: String, detail: String| Alert {
+    let of = |kind: AlertKind, cause, since_ms: i64, summary: String, detail: String| StandingAlert {
         kind,
         release: Some(name.clone()),
         attempt: Some(release.release.attempt),
@@ -363,7 +363,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let detail = format!(
             "{why}{same}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --ends rollback --reason TEXT"
         );
-        seen.push(Alert { update, ..of(Kind::Trip, Some(cause), trip.at_ms, summary, detail) });
+        seen.push(StandingAlert { update, ..of(AlertKind::Trip, Some(cause), trip.at_ms, summary, detail) });
     }
     if let (RolloutState::Frozen, Some(freeze)) = (release.state, memory.freeze) {
         let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
@@ -371,7 +371,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let detail = format!(
             "{why}\ngrayling rollback {name}, or: grayling resume {name} --ends freeze --reason TEXT"
         );
-        seen.push(of(Kind::Freeze, Some(cause), freeze.at_ms, summary, detail));
+        seen.push(of(AlertKind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
     let (judgement, outlook, suspicion) = match live.views().get(name) {
         Some(view) => (view.judgement.clone(), view.outlook.clone(), view.suspicion),
@@ -392,14 +392,17 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let detail =
             format!("{}\nTo see each gate with its numbers: grayling status", held.missing.join("\n"));
         let since_ms = at_ms - i64::try_from(waits.as_millis()).unwrap_or(0);
-        seen.push(Alert { held: Some(waits), ..of(Kind::StuckWave, None, since_ms, summary, detail) });
+        seen.push(StandingAlert {
+            held: Some(waits),
+            ..of(AlertKind::StuckWave, None, since_ms, summary, detail)
+        });
     }
     if let Some(judgement) =
         judgement.filter(|_| release.release.watchdog.enabled && release.state != RolloutState::RolledBack)
     {
         if judgement.state == verdict::WatchdogState::BothArms {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
-            seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
+            seen.push(of(AlertKind::BothArms, None, at_ms, summary, judgement.reason.clone()));
         }
         if let Some(since) = suspicion.filter(|_| !release.is_soaked(at_ms)) {
             let strongest = judgement.signals.iter().filter(|s| s.can_trip());
@@ -412,7 +415,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
                  A rollback is always safe: grayling rollback {name}"
             );
             let summary = format!("{name}: something speaks against the new version, for a minute or more");
-            seen.push(of(Kind::Suspicious, None, decision_counts::at_ms(since), summary, detail));
+            seen.push(of(AlertKind::Suspicious, None, decision_counts::at_ms(since), summary, detail));
         }
         // Signals that are watched until the release is soaked.
         let stands = |name: &str| {
@@ -426,12 +429,12 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
                 signal.detail,
                 verdict::StandingFinding::Alarm.command(name)
             );
-            seen.push(of(Kind::WorseThanBefore, None, at_ms, summary, detail));
+            seen.push(of(AlertKind::WorseThanBefore, None, at_ms, summary, detail));
         }
         if let Some(signal) = stands(verdict::SignalResult::LATENCY_NOTICE) {
             let summary =
                 format!("{name}: the new version is slower than stable, beyond chance; it is left in");
-            seen.push(of(Kind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));
+            seen.push(of(AlertKind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));
         }
     }
     seen
@@ -441,8 +444,8 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
 mod tests {
     use super::*;
 
-    fn alert(kind: Kind, since_ms: i64) -> Alert {
-        Alert {
+    fn alert(kind: AlertKind, since_ms: i64) -> StandingAlert {
+        StandingAlert {
             kind,
             release: Some("r".into()),
             attempt: Some(1),
@@ -455,33 +458,33 @@ mod tests {
         }
     }
 
-    fn told(notices: &[Notice]) -> Vec<(Kind, i64, bool)> {
+    fn told(notices: &[AlertChange]) -> Vec<(AlertKind, i64, bool)> {
         notices.iter().map(|n| (n.alert.kind, n.alert.since_ms, n.over_ms.is_some())).collect()
     }
 
     #[test]
     fn what_begins_and_what_is_over_is_told_once() {
-        let mut standing = Standing::default();
+        let mut standing = StandingAlerts::default();
         let mut at =
-            |s: u64, seen: &[Alert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
-        let trip = alert(Kind::Trip, 7);
-        assert_eq!(at(1, std::slice::from_ref(&trip)), [(Kind::Trip, 7, false)]);
+            |s: u64, seen: &[StandingAlert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
+        let trip = alert(AlertKind::Trip, 7);
+        assert_eq!(at(1, std::slice::from_ref(&trip)), [(AlertKind::Trip, 7, false)]);
         assert_eq!(at(2, &[trip]), []);
-        let again = alert(Kind::Trip, 9);
+        let again = alert(AlertKind::Trip, 9);
         assert_eq!(
             at(3, &[again]),
-            [(Kind::Trip, 7, true), (Kind::Trip, 9, false)],
+            [(AlertKind::Trip, 7, true), (AlertKind::Trip, 9, false)],
             "resumed, and tripped again"
         );
-        assert_eq!(at(4, &[]), [(Kind::Trip, 9, true)]);
+        assert_eq!(at(4, &[]), [(AlertKind::Trip, 9, true)]);
         assert_eq!(at(5, &[]), []);
     }
 
     #[test]
     fn what_is_learnt_of_an_alert_that_stands_is_told_once() {
-        let mut standing = Standing::default();
+        let mut standing = StandingAlerts::default();
         let mut at = |s: u64, update: u8| {
-            let trip = Alert { update, ..alert(Kind::Trip, 7) };
+            let trip = StandingAlert { update, ..alert(AlertKind::Trip, 7) };
             let notices = standing.follow(vec![trip], Duration::from_secs(s), 0);
             notices.iter().map(|n| (n.alert.update, n.over_ms.is_some())).collect::<Vec<_>>()
         };
@@ -493,20 +496,20 @@ mod tests {
 
     #[test]
     fn what_flickers_is_over_only_when_it_stays_away() {
-        let mut standing = Standing::default();
+        let mut standing = StandingAlerts::default();
         let mut at =
-            |s: u64, seen: &[Alert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
-        assert_eq!(at(1, &[alert(Kind::BothArms, 1)]), [(Kind::BothArms, 1, false)]);
+            |s: u64, seen: &[StandingAlert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
+        assert_eq!(at(1, &[alert(AlertKind::BothArms, 1)]), [(AlertKind::BothArms, 1, false)]);
         assert_eq!(at(20, &[]), []);
-        assert_eq!(at(21, &[alert(Kind::BothArms, 21)]), [], "the same as before");
+        assert_eq!(at(21, &[alert(AlertKind::BothArms, 21)]), [], "the same as before");
         assert_eq!(at(50, &[]), []);
-        assert_eq!(at(51, &[]), [(Kind::BothArms, 1, true)]);
+        assert_eq!(at(51, &[]), [(AlertKind::BothArms, 1, true)]);
     }
 
     #[test]
     fn names_are_words_and_each_kind_has_its_own() {
-        let labels: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.label()).collect();
-        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.alertname()).collect();
-        assert_eq!((labels.len(), names.len()), (Kind::ALL.len(), Kind::ALL.len()));
+        let labels: std::collections::BTreeSet<_> = AlertKind::ALL.iter().map(|k| k.label()).collect();
+        let names: std::collections::BTreeSet<_> = AlertKind::ALL.iter().map(|k| k.alertname()).collect();
+        assert_eq!((labels.len(), names.len()), (AlertKind::ALL.len(), AlertKind::ALL.len()));
     }
 }

@@ -9,7 +9,7 @@
 //! is lost and counted. A slow or absent receiver is retried with exponential backoff from one
 //! second, and delays no other. Secrets (paths of addresses, keys) reach no log.
 
-use super::alert::{Alert, Kind, Notice};
+use super::alert::{AlertChange, AlertKind, StandingAlert};
 use super::post::{Post, PostError};
 use crate::domain::config::{Receiver, ReceiverKind};
 use crate::domain::digest::{Digest, hex};
@@ -37,50 +37,54 @@ const REFUSED_MAX: Duration = Duration::from_secs(900);
 const HOLDS_MIN: Duration = Duration::from_secs(300);
 
 /// The queue of a receiver; its task ends with it.
-pub struct Box {
+pub struct AlertQueue {
     receiver: Receiver,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
     task: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
-    waiting: Mutex<VecDeque<Notice>>,
+struct QueueState {
+    waiting: Mutex<VecDeque<AlertChange>>,
     bell: Notify,
     /// Dropped at the old end, and not counted yet.
     dropped: AtomicU64,
 }
 
-impl Box {
-    pub fn open(receiver: Receiver, live: Arc<Live>) -> Box {
-        let shared = Arc::new(Shared::default());
+impl AlertQueue {
+    pub fn open(receiver: Receiver, live: Arc<Live>) -> AlertQueue {
+        let shared = Arc::new(QueueState::default());
         live.alerts.change(&receiver.name, |_| {});
-        let teller =
-            Teller { receiver: receiver.clone(), shared: shared.clone(), live, trouble: Edge::default() };
+        let teller = AlertSender {
+            receiver: receiver.clone(),
+            shared: shared.clone(),
+            live,
+            trouble: Edge::default(),
+        };
         let task = match receiver.kind {
             ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
             ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
         };
-        Box { receiver, shared, task }
+        AlertQueue { receiver, shared, task }
     }
 
     pub fn receiver(&self) -> &Receiver {
         &self.receiver
     }
 
-    pub fn put(&self, notice: Notice) {
+    pub fn put(&self, notice: AlertChange) {
         self.shared.put(notice);
     }
 }
 
-impl Drop for Box {
+impl Drop for AlertQueue {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Shared {
-    fn put(&self, notice: Notice) {
+impl QueueState {
+    fn put(&self, notice: AlertChange) {
         let mut waiting = self.waiting();
         waiting.push_back(notice);
         let excess = waiting.len().saturating_sub(WAITING_MAX);
@@ -90,19 +94,19 @@ impl Shared {
         self.bell.notify_one();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Notice>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<AlertChange>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Teller {
+struct AlertSender {
     receiver: Receiver,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
     live: Arc<Live>,
     trouble: Edge,
 }
 
-impl Teller {
+impl AlertSender {
     /// Slack, webhook.
     async fn tell_events(mut self) {
         let (mut failures, mut refused_since) = (0u32, None);
@@ -154,7 +158,7 @@ impl Teller {
 
     /// Alertmanager.
     async fn tell_states(mut self, repeat: Duration) {
-        let mut states: BTreeMap<(Kind, Option<String>), Notice> = BTreeMap::new();
+        let mut states: BTreeMap<(AlertKind, Option<String>), AlertChange> = BTreeMap::new();
         let mut failures = 0u32;
         loop {
             for notice in self.shared.waiting().drain(..) {
@@ -208,10 +212,10 @@ impl Teller {
 }
 
 /// Alertmanager's API, version 2: `POST /api/v2/alerts`.
-fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, at_ms: i64) -> Post {
+fn alertmanager<'a>(notices: impl Iterator<Item = &'a AlertChange>, holds: Duration, at_ms: i64) -> Post {
     let alerts: Vec<Value> = notices
         .map(|notice| {
-            let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } =
+            let StandingAlert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } =
                 &notice.alert;
             let mut labels =
                 json!({"alertname": kind.alertname(), "severity": kind.severity(), "source": "grayling"});
@@ -238,9 +242,9 @@ fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, 
 
 /// Slack's incoming webhook.
 /// Its text format has three special characters.
-fn slack(notice: &Notice) -> Post {
+fn slack(notice: &AlertChange) -> Post {
     let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let Alert { kind, release, summary, detail, since_ms, .. } = &notice.alert;
+    let StandingAlert { kind, release, summary, detail, since_ms, .. } = &notice.alert;
     let text = match notice.over_ms {
         None => format!(
             "*{}*\n{}\nfirst: {}\n(since {})",
@@ -255,8 +259,9 @@ fn slack(notice: &Notice) -> Post {
 }
 
 /// Standard Webhooks, version 1: the id is the same for every retry, the time is that of the call.
-fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
-    let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } = &notice.alert;
+fn webhook(notice: &AlertChange, secrets: &[Vec<u8>], at_s: i64) -> Post {
+    let StandingAlert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } =
+        &notice.alert;
     let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };
     let told_of = clock::rfc3339(notice.over_ms.unwrap_or(*since_ms));
     let mut post = Post::json(&json!({
@@ -292,9 +297,9 @@ fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
 mod tests {
     use super::*;
 
-    fn notice(over_ms: Option<i64>) -> Notice {
-        let alert = Alert {
-            kind: Kind::Trip,
+    fn notice(over_ms: Option<i64>) -> AlertChange {
+        let alert = StandingAlert {
+            kind: AlertKind::Trip,
             release: Some("billing".into()),
             attempt: Some(3),
             cause: Some("errors"),
@@ -304,7 +309,7 @@ mod tests {
             update: 0,
             held: None,
         };
-        Notice { alert, over_ms }
+        AlertChange { alert, over_ms }
     }
 
     #[test]
@@ -332,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_full_box_loses_its_old_end_and_counts_it() {
-        let shared = Shared::default();
+        let shared = QueueState::default();
         (0..WAITING_MAX as i64 + 3).for_each(|i| shared.put(notice(Some(i))));
         let first = shared.waiting().front().and_then(|n| n.over_ms);
         assert_eq!((shared.waiting().len(), first, shared.dropped.load(Relaxed)), (WAITING_MAX, Some(3), 3));
