@@ -9,13 +9,13 @@ use grayling::domain::wave::Exposure;
 use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use grayling::proxy::validate;
-use grayling::runtime::event_ring::{Arrival, Feed};
+use grayling::runtime::event_ring::{EventRing, RequestArrival};
 use grayling::runtime::routes::RouteTable;
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, EngineSettings, EventKind, RequestEvent, RequestStart};
 use grayling::stats::users::{Baseline, UserUnit};
-use grayling::telemetry::counters::ArmTally;
+use grayling::telemetry::counters::ArmCounters;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
 use std::fmt::Write;
@@ -146,7 +146,7 @@ fn routing(c: &mut Criterion) {
 }
 
 fn counting(c: &mut Criterion) {
-    let tally = ArmTally::new(1);
+    let tally = ArmCounters::new(1);
     c.bench_function("tally", |b| {
         b.iter(|| {
             let counts = tally.workers.of(0);
@@ -155,8 +155,8 @@ fn counting(c: &mut Criterion) {
             tally.saw(black_box(0x9e37_79b9_7f4a_7c15), 1);
         });
     });
-    let feed = Feed::new(1);
-    let arrival = Arrival {
+    let feed = EventRing::new(1);
+    let arrival = RequestArrival {
         epoch: 1,
         at: Duration::from_secs(1),
         arm: Arm::New,

@@ -20,7 +20,7 @@ use crate::config::{self, Diagnostics};
 use crate::domain::config::OnStateFailure;
 use crate::proxy::listener;
 use crate::proxy::worker::Stage;
-use crate::runtime::shared::{Live, Phase};
+use crate::runtime::shared::{ServingPhase, SharedState};
 use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::state::{Loss, StateError};
 use crate::store::state_key::StateKey;
@@ -72,7 +72,7 @@ pub enum StateFault {
 
 /// A running proxy. If it is dropped without [`Proxy::finish`], it stops at once.
 pub struct Proxy {
-    pub live: Arc<Live>,
+    pub live: Arc<SharedState>,
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
@@ -117,7 +117,7 @@ impl Proxy {
     }
 
     fn without_threads(
-        live: Arc<Live>,
+        live: Arc<SharedState>,
         Addresses { http, https, admin }: Addresses,
         asks: tokio::sync::mpsc::Sender<Ask>,
     ) -> Proxy {
@@ -212,7 +212,7 @@ impl Proxy {
             let Some(address) = address else { continue };
             self.live.log.event("listening", json!({"name": name, "address": address.to_string()}));
         }
-        self.live.gauges.enter(Phase::Serving);
+        self.live.gauges.enter(ServingPhase::Serving);
     }
 
     /// For HUP: reads the file again, even if it has not changed.
@@ -222,7 +222,7 @@ impl Proxy {
 
     /// Finishes requests in flight, within `[limits] drain`, and ends every thread.
     pub fn finish(mut self) {
-        self.live.gauges.enter(Phase::Draining);
+        self.live.gauges.enter(ServingPhase::Draining);
         let _ = self.stage.send(Stage::Draining);
         self.end();
     }

@@ -5,7 +5,7 @@
 //! response.
 
 use super::dto;
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::telemetry::clock;
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Limit of the text; the rest is cut off.
 const BYTES_MAX: u64 = 4 << 20;
 
-pub async fn file(State(live): State<Arc<Live>>) -> Json<dto::ConfigFile> {
+pub async fn file(State(live): State<Arc<SharedState>>) -> Json<dto::ConfigFile> {
     let source = live.source();
     let path = source.path.clone();
     let read = tokio::task::spawn_blocking(move || read(&path)).await;

@@ -361,8 +361,8 @@ impl Answers {
     }
 }
 
-impl From<counters::Answers> for Answers {
-    fn from(of: counters::Answers) -> Answers {
+impl From<counters::AnswerCounts> for Answers {
+    fn from(of: counters::AnswerCounts) -> Answers {
         let [success, redirection, client_error, server_error, none] = of;
         Answers { success, redirection, client_error, server_error, none }
     }

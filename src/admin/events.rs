@@ -17,7 +17,7 @@ use super::auth::refuse;
 use super::history::{History, STEP};
 use super::routes::status_of;
 use super::serve::Lease;
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::telemetry::clock;
 use axum::body::Body;
 use axum::extract::Query;
@@ -48,7 +48,7 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// Makes the events, once for all streams.
 pub struct Hub {
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     history: Mutex<History>,
     streams: Mutex<Streams>,
     room: Arc<Semaphore>,
@@ -71,7 +71,7 @@ struct Stream {
 }
 
 impl Hub {
-    pub fn new(live: Arc<Live>, streams_max: usize) -> Arc<Hub> {
+    pub fn new(live: Arc<SharedState>, streams_max: usize) -> Arc<Hub> {
         Arc::new(Hub {
             live,
             history: Mutex::default(),
@@ -119,7 +119,7 @@ impl Hub {
 
     /// Records the next point of the history, also without streams.
     fn note(&self) {
-        let strongest = |view: &crate::runtime::shared::View| {
+        let strongest = |view: &crate::runtime::shared::ReleaseView| {
             let signals = view.judgement.as_ref()?.signals.iter();
             signals.filter(|s| s.can_trip()).map(|s| s.evidence_ratio).max_by(f64::total_cmp)
         };
@@ -241,7 +241,7 @@ pub async fn history(Extension(hub): Extension<Arc<Hub>>, Query(query): Query<Hi
 struct EventBody {
     from: mpsc::Receiver<Bytes>,
     lease: Option<Lease>,
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     _room: OwnedSemaphorePermit,
 }
 

@@ -7,10 +7,10 @@
 //! Times are monotonic inside and converted to wall clock on output, so they ascend whatever the
 //! wall clock does. A figure without requests is `null`.
 
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
-use crate::telemetry::sliding_window::Slice;
+use crate::telemetry::sliding_window::PeriodCounts;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -31,7 +31,7 @@ struct Track {
 }
 
 struct Totals {
-    arms: [Slice; 2],
+    arms: [PeriodCounts; 2],
     at: Duration,
 }
 
@@ -57,7 +57,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(counted: &Slice, took: Duration) -> Figures {
+    fn of(counted: &PeriodCounts, took: Duration) -> Figures {
         let ms = |q: f64| counted.latency.quantile(q).map(|d| (d.as_secs_f64() * 1e3) as f32);
         let ratio = counted.failures as f64 / counted.requests.max(1) as f64;
         Figures {
@@ -74,7 +74,7 @@ impl History {
     /// signal by release. Returns the new points as JSON.
     pub fn observe<'a>(
         &mut self,
-        releases: impl Iterator<Item = &'a ReleaseLive>,
+        releases: impl Iterator<Item = &'a ReleaseSnapshot>,
         evidence: &BTreeMap<String, f64>,
         now: Duration,
     ) -> Value {
@@ -83,7 +83,7 @@ impl History {
         for release in releases.take(RELEASES_MAX) {
             let name = &release.release.name;
             let mut track = before.remove(name).unwrap_or_default();
-            let arms = Arm::BOTH.map(|arm| Slice::of(release.tally.arm(arm)));
+            let arms = Arm::BOTH.map(|arm| PeriodCounts::of(release.tally.arm(arm)));
             if let Some(last) = track.last.take() {
                 let took = now.saturating_sub(last.at);
                 let figures = [0, 1].map(|i: usize| Figures::of(&arms[i].since(&last.arms[i]), took));
@@ -158,10 +158,10 @@ mod tests {
 
     #[test]
     fn an_arm_without_a_request_has_a_rate_and_nothing_else() {
-        let idle = Figures::of(&Slice::default(), STEP);
+        let idle = Figures::of(&PeriodCounts::default(), STEP);
         assert_eq!(idle.rate, 0.0);
         assert!(idle.error_ratio.is_none() && idle.p50_ms.is_none() && idle.p99_ms.is_none());
-        let mut busy = Slice { requests: 50, failures: 5, ..Slice::default() };
+        let mut busy = PeriodCounts { requests: 50, failures: 5, ..PeriodCounts::default() };
         busy.latency.counts[10] = 50;
         let busy = Figures::of(&busy, STEP);
         assert_eq!((busy.rate, busy.error_ratio), (10.0, Some(0.1)));

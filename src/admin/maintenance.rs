@@ -8,7 +8,7 @@ use super::dto::MaintenanceRequest;
 use super::routes::{answered, too_long};
 use crate::config::values;
 use crate::domain::maintenance::{MaintenanceError, check_change, check_length};
-use crate::runtime::shared::{Live, Origin};
+use crate::runtime::shared::{ChangeOrigin, SharedState};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -22,7 +22,7 @@ const EXAMPLE: &str = "{\"for\": \"30m\", \"change\": \"CHG-123\"}, or {\"end\":
 type Body = Result<Json<MaintenanceRequest>, JsonRejection>;
 
 pub async fn maintain(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
@@ -34,7 +34,7 @@ pub async fn maintain(
     if let Some(answer) = too_long(request.reason.as_deref()) {
         return answer;
     }
-    let origin = Origin { actor, reason: request.reason.clone().filter(|r| !r.trim().is_empty()) };
+    let origin = ChangeOrigin { actor, reason: request.reason.clone().filter(|r| !r.trim().is_empty()) };
     let asked = match asked(&request) {
         Ok(asked) => asked,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, why.to_string(), Some(EXAMPLE.into())),

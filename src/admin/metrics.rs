@@ -15,12 +15,12 @@ use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::domain::rollout::RolloutState;
 use crate::domain::verdict::Cause;
 use crate::runtime::resources;
-use crate::runtime::shared::Live;
-use crate::runtime::snapshot::{Cohort, RouteCounts, Snapshot};
+use crate::runtime::shared::SharedState;
+use crate::runtime::snapshot::{CohortLabel, RouteCounts, Snapshot};
 use crate::stats::arm::Arm;
 use crate::stats::histogram::PROMETHEUS_LE;
 use crate::telemetry::clock;
-use crate::telemetry::counters::{ArmTally, LatencySum};
+use crate::telemetry::counters::{ArmCounters, LatencySum};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ fn describe() {
 }
 
 /// The whole scrape, in the text format of Prometheus.
-pub fn render(live: &Live) -> String {
+pub fn render(live: &SharedState) -> String {
     let detail = live.snapshot().plan.metrics;
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
@@ -149,7 +149,7 @@ pub fn render(live: &Live) -> String {
 }
 
 /// Metrics of the process that decisions and alerts need.
-fn decisive(live: &Live) {
+fn decisive(live: &SharedState) {
     let gauges = &live.gauges;
     counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
     gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
@@ -163,7 +163,7 @@ fn decisive(live: &Live) {
 }
 
 /// Metrics of the trace export, if it is configured.
-fn traces(live: &Live) {
+fn traces(live: &SharedState) {
     if live.snapshot().plan.traces.is_none() {
         return;
     }
@@ -176,7 +176,7 @@ fn traces(live: &Live) {
 }
 
 /// All other metrics, for `detail = "full"`.
-fn details(live: &Live, snapshot: &Snapshot) {
+fn details(live: &SharedState, snapshot: &Snapshot) {
     let gauges = &live.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
     for refusal in ProxyHeaderError::ALL {
@@ -224,7 +224,7 @@ fn requests(snapshot: &Snapshot) {
             (RouteCounts::Release(arms), Target::Release(index)) => {
                 let release = &snapshot.releases[index].release;
                 for arm in Arm::BOTH {
-                    for cohort in Cohort::all(release) {
+                    for cohort in CohortLabel::all(release) {
                         let counts = &arms[arm.index()][cohort.index(release)];
                         let label = cohort.label(release);
                         publish(&release.name, arm.label(), label, &route.name, &|o| counts.read(o));
@@ -239,7 +239,7 @@ fn requests(snapshot: &Snapshot) {
     }
 }
 
-fn releases(live: &Live, snapshot: &Snapshot) {
+fn releases(live: &SharedState, snapshot: &Snapshot) {
     let views = live.views();
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
@@ -315,21 +315,21 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
 }
 
-type Read = fn(&ArmTally) -> LatencySum;
+type Read = fn(&ArmCounters) -> LatencySum;
 
-fn histograms(live: &Live, detail: MetricsDetail, text: &mut String) {
+fn histograms(live: &SharedState, detail: MetricsDetail, text: &mut String) {
     let snapshot = live.desk.announced();
-    let mut arms: Vec<(&str, &str, &ArmTally)> = vec![("none", "none", &live.direct)];
+    let mut arms: Vec<(&str, &str, &ArmCounters)> = vec![("none", "none", &live.direct)];
     for release in &snapshot.releases {
         for arm in Arm::BOTH {
             arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
         }
     }
     let mut families: Vec<(&str, &str, Read)> =
-        vec![(RESPONSE, "Until the head of the upstream's response.", ArmTally::response)];
+        vec![(RESPONSE, "Until the head of the upstream's response.", ArmCounters::response)];
     // Not counted either where it is not shown: see the end of an exchange.
     if detail == MetricsDetail::Full {
-        families.push((DURATION, "Whole exchanges, to the last byte.", ArmTally::duration));
+        families.push((DURATION, "Whole exchanges, to the last byte.", ArmCounters::duration));
     }
     for (name, help, read) in families {
         // Writing to a String cannot fail.

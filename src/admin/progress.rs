@@ -12,15 +12,15 @@ use crate::domain::rollout::wave_controller::WaveStatus;
 use crate::domain::rollout::{Freeze, Pause, ReleaseState, Trip};
 use crate::domain::wave::Promotion;
 use crate::runtime::resources::{grounds, seen};
-use crate::runtime::shared::View;
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::ReleaseView;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
 use crate::store::state;
 use crate::telemetry::clock;
 use serde::Deserialize;
 use serde_json::Value;
 
-fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a WaveStatus> {
+fn outlook<'a>(release: &ReleaseSnapshot, view: &'a ReleaseView) -> Option<&'a WaveStatus> {
     view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
 }
 
@@ -58,7 +58,7 @@ pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::Trip> 
     }
 }
 
-pub fn waves(release: &ReleaseLive) -> Vec<dto::Wave> {
+pub fn waves(release: &ReleaseSnapshot) -> Vec<dto::Wave> {
     let segments = |n: usize| release.release.segments.iter().take(n).map(|s| s.name.clone()).collect();
     let wave = |w: &crate::domain::wave::Wave| dto::Wave {
         name: w.name.clone(),
@@ -74,7 +74,11 @@ pub fn waves(release: &ReleaseLive) -> Vec<dto::Wave> {
     release.release.waves.iter().map(wave).collect()
 }
 
-pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Option<dto::Progress> {
+pub fn progress(
+    release: &ReleaseSnapshot,
+    view: &ReleaseView,
+    pause: Option<Pause>,
+) -> Option<dto::Progress> {
     if release.release.waves.is_empty() {
         return None;
     }
@@ -100,7 +104,7 @@ pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Opt
     })
 }
 
-pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
+pub fn gates(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Gate> {
     let gate = |g: &gates::Gate| dto::Gate {
         name: g.name.clone().into_owned(),
         verdict: g.verdict.label().to_owned(),
@@ -111,7 +115,7 @@ pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
     outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
 }
 
-pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
+pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Resource> {
     let now = clock::now();
     let one = |(resource, of): (&ResourceConfig, ResourceInputs)| {
         let seen = seen(release, view, resource, now);
@@ -150,7 +154,7 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
 }
 
 /// The deviation that the current wave can detect, and after how long.
-pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
+pub fn power(release: &ReleaseSnapshot, view: &ReleaseView) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
     gates::power(&view.traffic(), release.release.watchdog.margins.errors, wave.until_complete.weight.ratio())
 }

@@ -6,7 +6,7 @@
 
 use super::auth::refuse;
 use super::dto;
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::store::{checkpoints, ledger};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -32,7 +32,10 @@ pub struct Since {
 }
 
 /// `GET /api/v1/ledger?since=N&last=N`.
-pub async fn entries(State(live): State<Arc<Live>>, query: Result<Query<Since>, QueryRejection>) -> Response {
+pub async fn entries(
+    State(live): State<Arc<SharedState>>,
+    query: Result<Query<Since>, QueryRejection>,
+) -> Response {
     let Since { since, last } = match query {
         Ok(Query(query)) => query,
         Err(fault) => return malformed(&fault, "?since=NUMBER"),
@@ -54,7 +57,10 @@ pub struct From {
 }
 
 /// `GET /api/v1/ledger/lines?from=BYTE`: the file's bytes from there on; empty at its end.
-pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, QueryRejection>) -> Response {
+pub async fn lines(
+    State(live): State<Arc<SharedState>>,
+    query: Result<Query<From>, QueryRejection>,
+) -> Response {
     let from = match query {
         Ok(Query(query)) => query.from,
         Err(fault) => return malformed(&fault, "?from=BYTE"),
@@ -66,7 +72,7 @@ pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, Que
 }
 
 /// `GET /api/v1/ledger/end`: the last entry as the proxy knows it.
-pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
+pub async fn end(State(live): State<Arc<SharedState>>) -> Json<dto::LedgerEnd> {
     let end = live.ledger_end();
     Json(dto::LedgerEnd { n: end.n, hash: end.hash })
 }
@@ -82,7 +88,7 @@ pub struct Numbers {
 /// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: the hashes of users in the ledger's lists. The key
 /// of the state directory is never sent. A number is the xxh3-64 of the normalised id.
 pub async fn hashed(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     query: Result<Query<Numbers>, QueryRejection>,
 ) -> Response {
     let hint = "?numbers=HEX,HEX: 256 at most, 16 hexadecimal digits each";
@@ -110,7 +116,7 @@ pub struct Attempt {
 /// `GET /api/v1/failed?release=R&attempt=N`: the users that `new` has failed in that attempt, in
 /// the file's format; empty if there are none.
 pub async fn failed(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     query: Result<Query<Attempt>, QueryRejection>,
 ) -> Response {
     let Attempt { release, attempt } = match query {
@@ -129,7 +135,7 @@ pub async fn failed(
 }
 
 async fn read<T: Send + 'static>(
-    live: &Live,
+    live: &SharedState,
     read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Response> {
     let configured = || live.snapshot().plan.state.directory.clone();

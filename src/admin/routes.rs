@@ -14,13 +14,15 @@ use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
 use crate::domain::share;
 use crate::domain::verdict::{self, StandingFinding};
-use crate::runtime::control::verbs::{Promotion, Resumption};
-use crate::runtime::shared::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
-use crate::runtime::snapshot::{ReleaseLive, Snapshot};
+use crate::runtime::control::verbs::{PromoteCommand, ResumeCommand};
+use crate::runtime::shared::{
+    ChangeOrigin, ChangeRefused, ChangeResult, ReleaseView, ServingPhase, SharedState, StableSign, TripCall,
+};
+use crate::runtime::snapshot::{ReleaseSnapshot, Snapshot};
 use crate::stats::arm::Arm;
 use crate::store::state;
 use crate::telemetry::clock;
-use crate::telemetry::under_way::Present;
+use crate::telemetry::under_way::UnderWayNow;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -39,7 +41,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// How long stable may take to accept a connection before a rollback by hand becomes a freeze.
 const PROBE: Duration = Duration::from_secs(1);
 
-pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
+pub fn router(live: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -78,7 +80,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .with_state(live)
 }
 
-async fn readyz(State(live): State<Arc<Live>>) -> Response {
+async fn readyz(State(live): State<Arc<SharedState>>) -> Response {
     let phase = live.gauges.phase();
     let snapshot = live.snapshot();
     let without = snapshot.releases.iter().flat_map(|r| {
@@ -87,24 +89,24 @@ async fn readyz(State(live): State<Arc<Live>>) -> Response {
     });
     let details = dto::ReadyDetails {
         phase: match phase {
-            Phase::Starting => dto::Phase::Starting,
-            Phase::Serving => dto::Phase::Serving,
-            Phase::Draining => dto::Phase::Draining,
+            ServingPhase::Starting => dto::Phase::Starting,
+            ServingPhase::Serving => dto::Phase::Serving,
+            ServingPhase::Draining => dto::Phase::Draining,
         },
         last_reload_error: live.source().last_error,
         arms_without_server: without.collect(),
         state_error: live.state_error(),
     };
-    let code = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if phase == ServingPhase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(details)).into_response()
 }
 
-async fn metrics(State(live): State<Arc<Live>>) -> Response {
+async fn metrics(State(live): State<Arc<SharedState>>) -> Response {
     let text = metrics::render(&live);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn config(State(live): State<Arc<Live>>) -> Response {
+async fn config(State(live): State<Arc<SharedState>>) -> Response {
     let source = live.source();
     let standings = live.standings();
     let snapshot = live.snapshot();
@@ -129,18 +131,18 @@ async fn config(State(live): State<Arc<Live>>) -> Response {
     Json(running).into_response()
 }
 
-async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
+async fn status(State(live): State<Arc<SharedState>>) -> Json<dto::Status> {
     Json(status_of(&live))
 }
 
 /// The body of `/api/v1/status`.
-pub fn status_of(live: &Live) -> dto::Status {
+pub fn status_of(live: &SharedState) -> dto::Status {
     let source = live.source();
     let snapshot = live.desk.announced();
     let views = live.views();
-    let empty = View::default();
+    let empty = ReleaseView::default();
     let release =
-        |r: &Arc<ReleaseLive>| release_status(live, r, views.get(&r.release.name).unwrap_or(&empty));
+        |r: &Arc<ReleaseSnapshot>| release_status(live, r, views.get(&r.release.name).unwrap_or(&empty));
     let releases = snapshot.releases.iter().map(release).collect();
     dto::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,7 +169,7 @@ pub fn status_of(live: &Live) -> dto::Status {
     }
 }
 
-fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::Release {
+fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &ReleaseView) -> dto::Release {
     let release = &live_release.release;
     // From the announced snapshot: changes that are not durable yet are not shown.
     let memory = live.memory(&release.name).unwrap_or_default();
@@ -259,7 +261,7 @@ fn limits(release: &config::Release) -> dto::Limits {
     }
 }
 
-fn arm_status(release: &ReleaseLive, view: &View, arm: Arm) -> dto::ArmStatus {
+fn arm_status(release: &ReleaseSnapshot, view: &ReleaseView, arm: Arm) -> dto::ArmStatus {
     let tally = release.tally.arm(arm);
     let upstream = release.upstream(arm);
     let recent = view.recent[arm.index()].last(FIVE_MINUTES);
@@ -295,7 +297,7 @@ struct ExplainQuery {
 }
 
 async fn explain(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
     let query = match query {
@@ -347,7 +349,7 @@ async fn explain(
 type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;
 
 async fn rollback(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
@@ -367,7 +369,7 @@ async fn rollback(
     let call = TripCall {
         cause: verdict::Cause::Manual,
         detail: reason.clone().unwrap_or_else(|| "by hand".to_owned()),
-        origin: Origin { actor, reason },
+        origin: ChangeOrigin { actor, reason },
         evidence: Value::Null,
         onset: None,
         stable: StableSign::Answers,
@@ -386,7 +388,7 @@ async fn rollback(
 }
 
 async fn resume(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
@@ -411,12 +413,12 @@ async fn resume(
         }
         known => known.and_then(|(_, ends)| ends),
     };
-    let resumption = Resumption { ends, at: request.at, accepts };
+    let resumption = ResumeCommand { ends, at: request.at, accepts };
     answered(&live, &name, live.resume(&name, &origin, &resumption)).await
 }
 
 async fn pause(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
@@ -428,7 +430,7 @@ async fn pause(
 }
 
 async fn promote(
-    State(live): State<Arc<Live>>,
+    State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
@@ -437,7 +439,7 @@ async fn promote(
         Ok(reasoned) => reasoned,
         Err(answer) => return *answer,
     };
-    let promotion = Promotion { wave: request.wave, despite: request.despite };
+    let promotion = PromoteCommand { wave: request.wave, despite: request.despite };
     answered(&live, &name, live.promote(&name, &origin, &promotion)).await
 }
 
@@ -447,7 +449,7 @@ fn reasoned(
     example: &str,
     Extension(Actor(actor)): Extension<Actor>,
     body: Body,
-) -> Result<(dto::ChangeRequest, Origin), Box<Response>> {
+) -> Result<(dto::ChangeRequest, ChangeOrigin), Box<Response>> {
     let mut request = match body {
         Ok(Json(request)) => request,
         Err(fault) => return Err(malformed(&fault).into()),
@@ -459,17 +461,21 @@ fn reasoned(
         let hint = format!("{{\"reason\": \"{example}\"}}");
         return Err(refuse(StatusCode::BAD_REQUEST, format!("a {verb} needs a reason"), Some(hint)).into());
     };
-    Ok((request, Origin { actor, reason: Some(reason) }))
+    Ok((request, ChangeOrigin { actor, reason: Some(reason) }))
 }
 
-pub(super) async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+pub(super) async fn answered(
+    live: &Arc<SharedState>,
+    name: &str,
+    changed: Result<ChangeResult, ChangeRefused>,
+) -> Response {
     match changed {
-        Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
+        Err(ChangeRefused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
         changed => told(live, changed).await,
     }
 }
 
-async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
+async fn told(live: &Arc<SharedState>, changed: Result<ChangeResult, ChangeRefused>) -> Response {
     match answer(live, changed).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refused) => refused,
@@ -477,7 +483,11 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
 }
 
 /// No further user enters `new`; the response also counts the exchanges still in flight there.
-async fn rolled_back(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+async fn rolled_back(
+    live: &Arc<SharedState>,
+    name: &str,
+    changed: Result<ChangeResult, ChangeRefused>,
+) -> Response {
     let mut answer = match answer(live, changed).await {
         Ok(answer) => answer,
         Err(refused) => return refused,
@@ -493,15 +503,18 @@ async fn rolled_back(live: &Arc<Live>, name: &str, changed: Result<Changed, Refu
     Json(answer).into_response()
 }
 
-fn under_way(present: Present) -> dto::UnderWay {
+fn under_way(present: UnderWayNow) -> dto::UnderWay {
     let began = |oldest: Duration| clock::rfc3339(clock::at_ms() - oldest.as_millis() as i64);
     dto::UnderWay { requests: present.count, since: present.oldest.map(began) }
 }
 
-async fn answer(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Result<dto::ChangeAnswer, Response> {
+async fn answer(
+    live: &Arc<SharedState>,
+    changed: Result<ChangeResult, ChangeRefused>,
+) -> Result<dto::ChangeAnswer, Response> {
     let changed = match changed {
         Ok(changed) => changed,
-        Err(refused @ Refused::Unclear(_)) => {
+        Err(refused @ ChangeRefused::Unclear(_)) => {
             return Err(refuse(StatusCode::BAD_REQUEST, refused.to_string(), None));
         }
         Err(refused) => return Err(refuse(StatusCode::CONFLICT, refused.to_string(), None)),

@@ -8,7 +8,7 @@ use crate::domain::config::WatchdogConfig;
 use crate::domain::gates::sample_size::{UsualStable, time};
 use crate::domain::judge::trailing_windows::StableBefore;
 use crate::domain::service_profile::{SpellProfile, StratumProfile};
-use crate::runtime::shared::View;
+use crate::runtime::shared::ReleaseView;
 use crate::stats::arm::Arm;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const REQUESTS_MIN: u64 = 1_000;
 
 /// `None`: the watchdog has not looked yet.
-pub fn figures(view: &View, watchdog: &WatchdogConfig) -> Option<dto::Service> {
+pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::Service> {
     let known = view.known.as_ref()?;
     let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES));
     let counted = view.recent[Arm::Stable.index()].counted();
@@ -144,8 +144,9 @@ mod tests {
             std::path::Path::new("/g/grayling.toml"),
         );
         let watchdog = &plan.map_err(|report| report.to_string()).unwrap().plan.releases[0].watchdog;
-        assert_eq!(figures(&View::default(), watchdog), None, "it has not looked yet");
-        let view = |known: &ServiceProfile| View { known: Some(known.clone()), ..View::default() };
+        assert_eq!(figures(&ReleaseView::default(), watchdog), None, "it has not looked yet");
+        let view =
+            |known: &ServiceProfile| ReleaseView { known: Some(known.clone()), ..ReleaseView::default() };
         let again = |known: &ServiceProfile| -> dto::Service {
             let text = serde_json::to_string(&figures(&view(known), watchdog)).unwrap();
             serde_json::from_str(&text).unwrap()

@@ -12,7 +12,7 @@ use crate::app::Ask;
 use crate::app::start::{Edits, source};
 use crate::config;
 use crate::proxy::worker::Stage;
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::tasks::alerts::alert;
 use crate::tasks::health::HealthProbes;
 use crate::tasks::{memory, resources, trace_export, wave_controller};
@@ -32,7 +32,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
 /// The control plane: admin, the file, names, alerts. One thread, one runtime.
 pub(super) struct Control {
-    pub live: Arc<Live>,
+    pub live: Arc<SharedState>,
     pub edits: Edits,
     pub asked: tokio::sync::mpsc::Receiver<Ask>,
     pub admin_capacity: Capacity,
@@ -170,7 +170,7 @@ impl Control {
 }
 
 /// Sends traces until the drain is over, then the last ones.
-async fn send_traces(live: Arc<Live>, mut stage: watch::Receiver<Stage>) {
+async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<Stage>) {
     let mut courier = trace_export::SpanExporter::new(live);
     tokio::select! {
         () = courier.run() => {}
@@ -180,7 +180,7 @@ async fn send_traces(live: Arc<Live>, mut stage: watch::Receiver<Stage>) {
 }
 
 /// Resolves the names of servers again and again.
-async fn names(live: Arc<Live>, first: std::sync::mpsc::SyncSender<()>) {
+async fn names(live: Arc<SharedState>, first: std::sync::mpsc::SyncSender<()>) {
     resolve_now(&live).await;
     let _ = first.try_send(());
     loop {
@@ -189,7 +189,7 @@ async fn names(live: Arc<Live>, first: std::sync::mpsc::SyncSender<()>) {
     }
 }
 
-async fn resolve_now(live: &Live) {
+async fn resolve_now(live: &SharedState) {
     let servers = live.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
     for resolved in resolve::refresh(servers).await {
         match resolved {

@@ -10,7 +10,7 @@ use crate::config::watcher::{FileChange, Watcher};
 use crate::config::{self, CheckedConfig};
 use crate::domain::config::{Config, Listen};
 use crate::net::listen;
-use crate::runtime::shared::{Live, Source};
+use crate::runtime::shared::{ConfigSource, SharedState};
 use crate::store::state::StateFound;
 use crate::store::state_key::StateKey;
 use crate::telemetry::clock;
@@ -34,7 +34,7 @@ const DESCRIPTORS_WORKER: usize = 6;
 /// The config file as checked, and its later edits.
 pub(super) struct ConfigFile {
     pub checked: CheckedConfig,
-    pub source: Source,
+    pub source: ConfigSource,
     pub edits: Edits,
 }
 
@@ -60,8 +60,8 @@ impl ConfigFile {
     }
 }
 
-pub(super) fn source(path: &Path, checked: &config::CheckedConfig) -> Source {
-    Source {
+pub(super) fn source(path: &Path, checked: &config::CheckedConfig) -> ConfigSource {
+    ConfigSource {
         path: path.to_owned(),
         text: checked.text.clone(),
         sha256: checked.sha256.clone(),
@@ -138,13 +138,13 @@ impl Sockets {
 
 /// The state shared by all threads: the config in force over the state that was found.
 pub(super) fn shared_state(
-    (checked, source): (CheckedConfig, Source),
+    (checked, source): (CheckedConfig, ConfigSource),
     (found, disk): (StateFound, &Disk),
     key: StateKey,
     descriptors: &Descriptors,
     log: Log,
-) -> Arc<Live> {
-    let mut live = Live::new(checked, source, found, disk.ledger_end(), key, log, disk.path());
+) -> Arc<SharedState> {
+    let mut live = SharedState::new(checked, source, found, disk.ledger_end(), key, log, disk.path());
     live.connections.limit.store(descriptors.connections, Relaxed);
     live.directory = disk.path().map(Path::to_owned);
     Arc::new(live)

@@ -7,24 +7,24 @@ use super::record::RequestRecord;
 use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::WatchdogMode;
 use crate::domain::verdict::Cause;
-use crate::runtime::shared::{Origin, StableSign, TripCall};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::{ChangeOrigin, StableSign, TripCall};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
 use crate::store::audit::evidence;
-use crate::upstream::server::UpstreamLive;
+use crate::upstream::server::UpstreamState;
 use std::sync::Arc;
 
 /// The release whose breaker counts connections to `upstream`: only for `new`, not after a
 /// fail-over.
 pub fn counting_release<'a>(
     record: &'a RequestRecord,
-    upstream: &UpstreamLive,
-) -> Option<&'a Arc<ReleaseLive>> {
+    upstream: &UpstreamState,
+) -> Option<&'a Arc<ReleaseSnapshot>> {
     record.release().filter(|r| record.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
 }
 
 /// A server refused a connection: it is skipped for a while, and the breaker counts it.
-pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamLive, server: usize) {
+pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamState, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = counting_release(record, upstream) {
         // Servers that are down get no request, so they need not have refused one.
@@ -45,14 +45,14 @@ pub fn judge_after_fail_over(record: &RequestRecord) {
 }
 
 /// `new` is unreachable, and stable answers: trips at once, so the next request goes to stable.
-fn trip_on_breaker(record: &RequestRecord, release: &ReleaseLive, blown: BreakerTrip) {
+fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, blown: BreakerTrip) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;
     }
     let call = TripCall {
         cause: Cause::Fuse,
-        origin: Origin { actor: "fuse".into(), reason: None },
+        origin: ChangeOrigin { actor: "fuse".into(), reason: None },
         detail: describe_unusable(&release.new),
         evidence: evidence::of_fuse(blown, &release.new.config.servers, release.tally.fuse.since()),
         onset: Some(release.tally.fuse.since()),
@@ -63,7 +63,7 @@ fn trip_on_breaker(record: &RequestRecord, release: &ReleaseLive, blown: Breaker
 }
 
 /// Why no server can be used. Those that probes found down were not connected to.
-fn describe_unusable(new: &UpstreamLive) -> String {
+fn describe_unusable(new: &UpstreamState) -> String {
     let (mut refusing, mut down) = (vec![], vec![]);
     for server in &new.servers {
         match server.why_down() {

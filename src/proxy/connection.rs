@@ -16,7 +16,7 @@ use crate::net::fast::write_batching::BatchedStream;
 use crate::net::listen::{ClientStream, ClientTimeouts, ConnectionState};
 use crate::net::proxy_protocol;
 use crate::net::tls::{self, AgreedProtocol};
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -96,7 +96,7 @@ pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: RequestLimits, st
 
 /// A trusted proxy does not send the configured PROXY header. Its connection is closed without a
 /// response, so the cause is logged.
-fn log_refusal(live: &Live, peer: IpAddr, refusal: ProxyHeaderError) {
+fn log_refusal(live: &SharedState, peer: IpAddr, refusal: ProxyHeaderError) {
     if live.gauges.proxy_header_refused(refusal) {
         let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
                     check-send-proxy; nginx: proxy_protocol on)";
@@ -313,7 +313,7 @@ fn http2(limits: &RequestLimits, executor: Executor) -> http2::Builder<Executor>
 }
 
 /// Counts an open connection until it is dropped.
-pub struct Counted(pub Arc<Live>);
+pub struct Counted(pub Arc<SharedState>);
 
 impl Drop for Counted {
     fn drop(&mut self) {

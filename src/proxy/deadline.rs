@@ -5,7 +5,7 @@
 use super::request_body::RequestBodyState;
 use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
-use crate::upstream::server::UpstreamLive;
+use crate::upstream::server::UpstreamState;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// piece of the client's body, and stops while the client is slow. (An `async` block is larger.)
 pub struct HeadDeadline<'a> {
     body_state: &'a RequestBodyState,
-    upstream: &'a UpstreamLive,
+    upstream: &'a UpstreamState,
     /// Of the whole exchange.
     total: Option<Duration>,
     until: Duration,
@@ -25,7 +25,7 @@ pub struct HeadDeadline<'a> {
 impl<'a> HeadDeadline<'a> {
     pub fn new(
         body_state: &'a RequestBodyState,
-        upstream: &'a UpstreamLive,
+        upstream: &'a UpstreamState,
         began: Duration,
         sent: Duration,
     ) -> Self {

@@ -1,7 +1,7 @@
 //! The decision for a request of a release.
 
 use crate::domain::decide::{Decision, Reason};
-use crate::runtime::snapshot::Cohort;
+use crate::runtime::snapshot::CohortLabel;
 use crate::stats::arm::Arm;
 use crate::stats::users::UserUnit;
 
@@ -11,7 +11,7 @@ pub struct Decided {
     /// Index into the plan's releases.
     pub release: usize,
     pub arm: Arm,
-    pub cohort: Cohort,
+    pub cohort: CohortLabel,
     pub reason: &'static str,
     pub unit: Option<UserUnit>,
     /// Distinguishes users in sketches; also samples users for the log.
@@ -26,9 +26,9 @@ impl Decided {
             release,
             arm: decision.arm,
             cohort: match decision.reason {
-                Reason::Segment(i) => Cohort::Segment(i),
-                Reason::Weight => Cohort::Weight,
-                Reason::NoUserId | Reason::Tripped | Reason::Excluded(_) => Cohort::None,
+                Reason::Segment(i) => CohortLabel::Segment(i),
+                Reason::Weight => CohortLabel::Weight,
+                Reason::NoUserId | Reason::Tripped | Reason::Excluded(_) => CohortLabel::None,
             },
             reason: decision.reason.label(),
             unit: decision.unit,

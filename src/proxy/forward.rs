@@ -13,11 +13,11 @@ use super::trace;
 use super::upgrade::UpgradeRequest;
 use crate::domain::config::{OnUnreachable, Protocol};
 use crate::domain::outcome::Outcome;
-use crate::runtime::traces::Came;
+use crate::runtime::traces::AttemptResult;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
 use crate::upstream::pool::{ConnectionLease, NoConnection, PoolLimits, SendError};
-use crate::upstream::server::{DownServers, ServerLive, TriedServers, UpstreamLive};
+use crate::upstream::server::{DownServers, ServerState, TriedServers, UpstreamState};
 use http::header::HOST;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -33,7 +33,7 @@ pub struct PreparedRequest {
     pub request: Box<Option<Request<RequestBody>>>,
     pub body_state: Rc<RequestBodyState>,
     /// After a fail-over: stable.
-    pub upstream: Arc<UpstreamLive>,
+    pub upstream: Arc<UpstreamState>,
     /// `Some` iff it asks for a WebSocket.
     pub upgrade: Option<UpgradeRequest>,
 }
@@ -117,7 +117,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                         Ok(lease) => lease,
                         Err(NoConnection::Unreachable(error)) => {
                             log_server_refused(record, upstream, server, &error);
-                            record_attempt(record, Came::Failed(Outcome::ConnectError), now);
+                            record_attempt(record, AttemptResult::Failed(Outcome::ConnectError), now);
                             breaker::count_refusal(record, upstream, index);
                             tried.add(index);
                             continue;
@@ -164,7 +164,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
         match sent {
             Ok(response) => {
                 server.accepted();
-                record_attempt(record, Came::Status(response.status().as_u16()), now);
+                record_attempt(record, AttemptResult::Status(response.status().as_u16()), now);
                 let framing = match handshake {
                     Some(handshake) => handshake.framing(&response),
                     None => headers::framing(&response),
@@ -182,7 +182,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
             // another one. A new connection that breaks at once is a refusal.
             Err(SendError::Unsent(unsent)) => {
                 **request = Some(*unsent);
-                record_attempt(record, Came::Failed(Outcome::ConnectError), now);
+                record_attempt(record, AttemptResult::Failed(Outcome::ConnectError), now);
                 if !lease.reused {
                     breaker::count_refusal(record, upstream, index);
                     tried.add(index);
@@ -197,9 +197,9 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
 /// Records the server that gets the request.
 fn begin_attempt(
     record: &mut RequestRecord,
-    upstream: &Arc<UpstreamLive>,
+    upstream: &Arc<UpstreamState>,
     index: usize,
-    server: &Arc<ServerLive>,
+    server: &Arc<ServerState>,
     now: Duration,
 ) {
     record.hold_load(server.enter());
@@ -208,7 +208,7 @@ fn begin_attempt(
 }
 
 /// Completes the head for the server that gets it.
-fn address_to(server: &ServerLive, record: &mut RequestRecord, request: &mut Request<RequestBody>) {
+fn address_to(server: &ServerState, record: &mut RequestRecord, request: &mut Request<RequestBody>) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, server.authority.clone());
     }
@@ -218,14 +218,14 @@ fn address_to(server: &ServerLive, record: &mut RequestRecord, request: &mut Req
 }
 
 /// The error of an upstream that is full. `held`: clients occupied its connections.
-fn no_room(upstream: &UpstreamLive, held: bool) -> RequestError {
+fn no_room(upstream: &UpstreamState, held: bool) -> RequestError {
     let by_clients = held || upstream.is_held_by_clients();
     if by_clients { RequestError::Overload } else { RequestError::Saturated }
 }
 
 /// The error of a response head that came too late. If the total time-out has expired, the client
 /// may be at fault.
-fn late_head(upstream: &UpstreamLive, body_state: &RequestBodyState, began: Duration) -> RequestError {
+fn late_head(upstream: &UpstreamState, body_state: &RequestBodyState, began: Duration) -> RequestError {
     let total = upstream.config.total_timeout;
     let took = clock::now().saturating_sub(began);
     let slow = total.is_some_and(|t| took >= t && body_state.client_took_half_of(t));
@@ -244,7 +244,7 @@ fn broken_exchange(body_state: &RequestBodyState) -> RequestError {
 }
 
 /// The upstream's limits of connections.
-fn terms(upstream: &UpstreamLive) -> PoolLimits {
+fn terms(upstream: &UpstreamState) -> PoolLimits {
     PoolLimits {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
@@ -258,7 +258,7 @@ fn terms(upstream: &UpstreamLive) -> PoolLimits {
 fn fail_over(
     record: &mut RequestRecord,
     request: &mut Option<Request<RequestBody>>,
-) -> Result<Arc<UpstreamLive>, RequestError> {
+) -> Result<Arc<UpstreamState>, RequestError> {
     let release = record.release().cloned().filter(|_| record.arm() == Some(Arm::New));
     let (Some(release), Some(request)) = (release, request) else { return Err(RequestError::Unreachable) };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -276,7 +276,7 @@ fn fail_over(
 }
 
 /// Records the end of an attempt, if the request is traced.
-fn record_attempt(record: &mut RequestRecord, came: Came, now: Duration) {
+fn record_attempt(record: &mut RequestRecord, came: AttemptResult, now: Duration) {
     if let Some(traced) = record.traced() {
         traced.came(came, now);
     }
@@ -285,8 +285,8 @@ fn record_attempt(record: &mut RequestRecord, came: Came, now: Duration) {
 /// Logs why a connection to a server failed: a name, a port, a certificate.
 fn log_server_refused(
     record: &RequestRecord,
-    upstream: &UpstreamLive,
-    server: &ServerLive,
+    upstream: &UpstreamState,
+    server: &ServerState,
     error: &std::io::Error,
 ) {
     if server.worth_telling() {

@@ -7,7 +7,7 @@
 use super::connection::{self, Arrival, Counted};
 use super::worker::{Stage, Worker};
 use crate::net::fast::write_batching;
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -40,7 +40,7 @@ enum ListenerKind {
 pub fn run(
     index: usize,
     listeners: Listeners,
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;

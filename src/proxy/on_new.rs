@@ -15,8 +15,8 @@
 
 use super::carrier::Carrier;
 use super::request_body::RequestBodyState;
-use crate::runtime::release_counters::ReleaseTally;
-use crate::runtime::snapshot::{ReleaseLive, Snapshot};
+use crate::runtime::release_counters::ReleaseCounters;
+use crate::runtime::snapshot::{ReleaseSnapshot, Snapshot};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct OnNew {
 /// Those of one release.
 struct Group {
     worker: usize,
-    tally: Arc<ReleaseTally>,
+    tally: Arc<ReleaseCounters>,
     slots: RefCell<Slots>,
 }
 
@@ -77,7 +77,7 @@ impl OnNew {
     /// Adds an exchange that was decided for `new`.
     pub fn enter(
         &self,
-        release: &ReleaseLive,
+        release: &ReleaseSnapshot,
         began: Duration,
         body_state: Rc<RequestBodyState>,
         carrier: Carrier,
@@ -95,7 +95,7 @@ impl OnNew {
         TrackedRequest { group, slot }
     }
 
-    fn group(&self, tally: &Arc<ReleaseTally>) -> Rc<Group> {
+    fn group(&self, tally: &Arc<ReleaseCounters>) -> Rc<Group> {
         let mut groups = self.groups.borrow_mut();
         if let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.tally, tally)) {
             return group.clone();

@@ -18,15 +18,15 @@ use crate::domain::config::{FailedUserIds, MetricsDetail, Target};
 use crate::domain::failure_rules::FailureRules;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::net::listen::ConnectionState;
-use crate::runtime::event_ring::{Arrival, Ticket};
-use crate::runtime::snapshot::{ReleaseLive, RouteCounts, Snapshot};
-use crate::runtime::traces::{Came, Traced, TracedDecision};
+use crate::runtime::event_ring::{EventTicket, RequestArrival};
+use crate::runtime::snapshot::{ReleaseSnapshot, RouteCounts, Snapshot};
+use crate::runtime::traces::{AttemptResult, TracedDecision, TracedExchange};
 use crate::stats::arm::Arm;
 use crate::stats::engine::{EventKind, SERVERS_MAX, size_class};
 use crate::store::failed_users::{self, FailedUserId, UserFailure};
 use crate::telemetry::clock;
-use crate::telemetry::counters::{AnswerClass, ArmCounts};
-use crate::upstream::server::{InFlight, ServerLoad, UpstreamLive};
+use crate::telemetry::counters::{AnswerClass, WorkerArmCounters};
+use crate::upstream::server::{InFlight, ServerLoad, UpstreamState};
 use http::{HeaderMap, Method, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct RequestRecord {
     began: Duration,
     log_context: LogContext,
     /// `Some` iff it is traced.
-    traced: Option<Box<Traced>>,
+    traced: Option<Box<TracedExchange>>,
     served: Served,
     bytes: u64,
     /// Room claimed in upstreams, and the load of a server; released with the exchange.
@@ -82,7 +82,7 @@ pub struct RecordOpening {
     pub began: Duration,
     pub log_context: LogContext,
     /// `Some` iff it is traced.
-    pub traced: Option<Box<Traced>>,
+    pub traced: Option<Box<TracedExchange>>,
     /// Its room in the process.
     pub room: RequestRoom,
     /// Of an HTTP/1 connection.
@@ -94,9 +94,9 @@ pub struct RecordOpening {
 enum EventSlot {
     /// Not received whole yet: until then the client may cause a silence.
     Unclaimed,
-    Waits(Ticket),
+    Waits(EventTicket),
     /// By its head the arm has not failed; only a truncated body undoes that.
-    Answered(Ticket),
+    Answered(EventTicket),
     /// Nothing more will be reported, or there was no room.
     Left,
 }
@@ -154,7 +154,7 @@ impl RequestRecord {
     /// The request was received whole: from now on the upstream is timed.
     pub fn mark_received(&mut self, now: Duration) {
         if let (EventSlot::Unclaimed, Some(d)) = (&self.event_slot, self.decided) {
-            let arrival = Arrival {
+            let arrival = RequestArrival {
                 epoch: self.snapshot.releases[d.release].epoch,
                 at: now,
                 arm: d.arm,
@@ -219,7 +219,7 @@ impl RequestRecord {
         &self.snapshot
     }
 
-    pub fn release(&self) -> Option<&Arc<ReleaseLive>> {
+    pub fn release(&self) -> Option<&Arc<ReleaseSnapshot>> {
         self.decided.map(|d| &self.snapshot.releases[d.release])
     }
 
@@ -258,13 +258,13 @@ impl RequestRecord {
     }
 
     /// Records an attempt at a server, if the request is traced.
-    pub fn trace_attempt(&mut self, upstream: &Arc<UpstreamLive>, server: usize, now: Duration) {
+    pub fn trace_attempt(&mut self, upstream: &Arc<UpstreamState>, server: usize, now: Duration) {
         if let Some(traced) = &mut self.traced {
             trace::add_attempt(traced, &self.worker, upstream, server, now);
         }
     }
 
-    pub fn traced(&mut self) -> Option<&mut Traced> {
+    pub fn traced(&mut self) -> Option<&mut TracedExchange> {
         self.traced.as_deref_mut()
     }
 
@@ -456,8 +456,14 @@ impl RequestRecord {
 
     /// Passes the finished trace to the exporter.
     #[cold]
-    fn export_trace(&self, mut traced: Box<Traced>, outcome: Outcome, status: StatusCode, now: Duration) {
-        traced.came(Came::Failed(outcome), now);
+    fn export_trace(
+        &self,
+        mut traced: Box<TracedExchange>,
+        outcome: Outcome,
+        status: StatusCode,
+        now: Duration,
+    ) {
+        traced.came(AttemptResult::Failed(outcome), now);
         (traced.began, traced.ended, traced.bytes) = (self.began, now, self.bytes);
         traced.outcome = outcome;
         traced.status = (!self.client_gone(outcome)).then(|| status.as_u16());
@@ -542,7 +548,7 @@ impl RequestRecord {
         });
     }
 
-    fn count_for_arm(&self, count: impl FnOnce(&ArmCounts)) {
+    fn count_for_arm(&self, count: impl FnOnce(&WorkerArmCounters)) {
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (_, Some(d)) => {

@@ -12,9 +12,9 @@ use super::websocket::{self, Handshake};
 use super::worker::Worker;
 use crate::domain::config::{Protocol, Target};
 use crate::net::request_form::TakesTrailers;
-use crate::runtime::snapshot::{ReleaseLive, Snapshot};
+use crate::runtime::snapshot::{ReleaseSnapshot, Snapshot};
 use crate::stats::arm::Arm;
-use crate::upstream::server::UpstreamLive;
+use crate::upstream::server::UpstreamState;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -27,16 +27,16 @@ use std::sync::Arc;
 
 /// The upstream that gets a request, and why.
 pub struct Destination<'a> {
-    pub upstream: &'a Arc<UpstreamLive>,
+    pub upstream: &'a Arc<UpstreamState>,
     /// The release and the arm that was decided, if the route has a release.
-    pub decided: Option<(&'a ReleaseLive, Arm)>,
+    pub decided: Option<(&'a ReleaseSnapshot, Arm)>,
 }
 
 impl<'a> Destination<'a> {
     pub fn new(snapshot: &'a Snapshot, target: Target, decided: Option<&Decided>) -> Destination<'a> {
         match (target, decided) {
             (Target::Release(index), Some(decided)) => {
-                let live: &ReleaseLive = &snapshot.releases[index];
+                let live: &ReleaseSnapshot = &snapshot.releases[index];
                 Destination { upstream: live.upstream(decided.arm), decided: Some((live, decided.arm)) }
             }
             (Target::Upstream(index) | Target::Release(index), _) => {

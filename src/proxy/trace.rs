@@ -10,8 +10,8 @@ use super::worker::Worker;
 use crate::domain::config::TracesConfig;
 use crate::domain::outcome::Outcome;
 use crate::runtime::snapshot::Snapshot;
-use crate::runtime::traces::{Attempt, Came, Traced};
-use crate::upstream::server::UpstreamLive;
+use crate::runtime::traces::{AttemptResult, TracedAttempt, TracedExchange};
+use crate::upstream::server::UpstreamState;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub fn begin_trace(
     traces: &TracesConfig,
     headers: &mut HeaderMap,
     candidate: Candidate<'_>,
-) -> Option<Box<Traced>> {
+) -> Option<Box<TracedExchange>> {
     let Candidate { peer, user_hash, method, route } = candidate;
     let marked = |headers: &HeaderMap| Parent::read(headers).is_some_and(|p| p.flags & SAMPLED != 0);
     if !(worker.is_sampled(traces.sample, user_hash) || peer == Peer::Trusted && marked(headers)) {
@@ -86,7 +86,7 @@ pub fn begin_trace(
         headers.remove(TRACESTATE);
     }
     let made = || u128::from(worker.random()) << 64 | u128::from(worker.random() | 1);
-    Some(Box::new(Traced {
+    Some(Box::new(TracedExchange {
         trace_id: parent.map_or_else(made, |p| p.trace_id),
         parent: parent.map(|p| p.span_id),
         span_id: worker.random() | 1,
@@ -105,24 +105,24 @@ pub fn begin_trace(
 
 /// Records an attempt at a server.
 pub fn add_attempt(
-    traced: &mut Traced,
+    traced: &mut TracedExchange,
     worker: &Worker,
-    upstream: &Arc<UpstreamLive>,
+    upstream: &Arc<UpstreamState>,
     server: usize,
     now: Duration,
 ) {
-    traced.attempts.push(Attempt {
+    traced.attempts.push(TracedAttempt {
         span_id: worker.random() | 1,
         began: now,
         ended: None,
         upstream: upstream.clone(),
         server,
-        came: Came::Nothing,
+        came: AttemptResult::Nothing,
     });
 }
 
 /// The `traceparent` for the server of the current attempt: a child of that attempt.
-pub fn child_traceparent(traced: &Traced) -> HeaderValue {
+pub fn child_traceparent(traced: &TracedExchange) -> HeaderValue {
     let span = traced.attempts.last().map_or(traced.span_id, |attempt| attempt.span_id);
     traceparent((traced.trace_id >> 64) as u64, traced.trace_id as u64, span, SAMPLED)
 }

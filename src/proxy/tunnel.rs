@@ -15,9 +15,9 @@
 use super::cancel_token::CancelToken;
 use super::on_new::TrackedRequest;
 use super::request_body::RequestBody;
-use crate::runtime::release_counters::ReleaseTally;
+use crate::runtime::release_counters::ReleaseCounters;
 use crate::stats::arm::Arm;
-use crate::telemetry::counters::{ArmCounts, ArmTally};
+use crate::telemetry::counters::{ArmCounters, WorkerArmCounters};
 use crate::upstream::pool::TunnelRoom;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -74,8 +74,8 @@ pub struct OpenTunnel {
 
 /// The counters of the arm that has agreed to a tunnel.
 pub enum TunnelTally {
-    Release(Arc<ReleaseTally>, Arm),
-    Upstream(Arc<ArmTally>),
+    Release(Arc<ReleaseCounters>, Arm),
+    Upstream(Arc<ArmCounters>),
     /// A route to a release always has a decision, so this does not occur.
     Nowhere,
 }
@@ -87,7 +87,7 @@ impl OpenTunnel {
         switched
     }
 
-    fn counts(&self, count: impl FnOnce(&ArmCounts)) {
+    fn counts(&self, count: impl FnOnce(&WorkerArmCounters)) {
         match &self.tally {
             TunnelTally::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
             TunnelTally::Upstream(tally) => count(tally.workers.of(self.worker)),

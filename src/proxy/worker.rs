@@ -5,7 +5,7 @@
 use super::on_new::OnNew;
 use super::request_body::RequestBody;
 use crate::domain::config::{LogConfig, RequestLimits};
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::telemetry::clock;
 use crate::telemetry::random::Random;
@@ -34,7 +34,7 @@ pub enum Stage {
 
 pub struct Worker {
     pub index: usize,
-    pub live: Arc<Live>,
+    pub live: Arc<SharedState>,
     pub pools: Pools<RequestBody>,
     random: Random,
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
@@ -46,7 +46,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: usize, live: Arc<Live>) -> Worker {
+    pub fn new(index: usize, live: Arc<SharedState>) -> Worker {
         Worker {
             index,
             pools: Pools::new(index, live.connections.clone()),
@@ -148,7 +148,7 @@ impl Worker {
 }
 
 /// One of the requests in flight in the whole process.
-pub struct RequestRoom(Arc<Live>);
+pub struct RequestRoom(Arc<SharedState>);
 
 impl Drop for RequestRoom {
     fn drop(&mut self) {

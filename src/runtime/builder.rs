@@ -1,10 +1,10 @@
 //! Builds the next snapshot from a plan, the remembered state, and the previous snapshot.
 //!
-//! Invariants: only `apply` holds a [`Writer`], under its lock.
+//! Invariants: only `apply` holds a [`SnapshotBuilder`], under its lock.
 //! Counters, servers, load and evidence are carried over from the previous snapshot by name.
 //! Ledger entries are numbered here, without gaps.
 
-use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
+use super::snapshot::{CohortLabel, ReleaseSnapshot, RouteCounts, RouteSnapshot, Snapshot};
 use crate::config::{ReleaseStanding, Standings};
 use crate::domain::config::{Config, Release, Target};
 use crate::domain::decide::Effective;
@@ -15,11 +15,11 @@ use crate::domain::rollout::{
 use crate::domain::segment::Segment;
 use crate::domain::verdict::METHOD;
 use crate::domain::wave::Exposure;
-use crate::runtime::conflicts::Bar;
-use crate::runtime::release_counters::ReleaseTally;
+use crate::runtime::conflicts::Block;
+use crate::runtime::release_counters::ReleaseCounters;
 use crate::runtime::routes::RouteTable;
-use crate::runtime::shared::Origin;
-use crate::runtime::shared::Source;
+use crate::runtime::shared::ChangeOrigin;
+use crate::runtime::shared::ConfigSource;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::store::audit::evidence;
@@ -29,16 +29,16 @@ use crate::store::membership::{Membership, MembershipIdentity};
 use crate::store::state::{RECENT_MAX, StateImage};
 use crate::store::state_key::StateKey;
 use crate::telemetry::clock;
-use crate::telemetry::counters::{ArmTally, OutcomeCounts};
-use crate::upstream::server::UpstreamLive;
+use crate::telemetry::counters::{ArmCounters, OutcomeCounts};
+use crate::upstream::server::UpstreamState;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) struct Writer {
+pub(super) struct SnapshotBuilder {
     pub image: StateImage,
-    pub source: Source,
+    pub source: ConfigSource,
     pub stop_file: bool,
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
@@ -48,7 +48,7 @@ pub(super) struct Writer {
     /// When each maintenance ends, by release; monotonic.
     pub maintained: HashMap<String, Duration>,
     /// Conflicts with a standing trip, found at start.
-    pub barred: Vec<Bar>,
+    pub barred: Vec<Block>,
     /// The last membership recorded in the ledger, by release.
     pub told: HashMap<String, MembershipIdentity>,
     pub key: StateKey,
@@ -56,12 +56,12 @@ pub(super) struct Writer {
 
 /// The effect of a change of the weight in force on the watchdog's evidence.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evidence {
+pub(super) enum EvidenceEffect {
     Keeps,
     StartsAfresh,
 }
 
-impl Writer {
+impl SnapshotBuilder {
     pub(super) fn now(&self) -> Conditions {
         Conditions { stop_file: self.stop_file }
     }
@@ -140,7 +140,7 @@ impl Writer {
     /// name it.
     fn version_standing(
         &self,
-        live: Option<&Arc<ReleaseLive>>,
+        live: Option<&Arc<ReleaseSnapshot>>,
         memory: &ReleaseState,
     ) -> version::VersionState {
         let reach = match live.map(|r| r.force) {
@@ -166,7 +166,7 @@ impl Writer {
         &mut self,
         plan: Arc<Config>,
         before: Option<(&Snapshot, &[(String, RolloutStep)])>,
-        direct: &Arc<ArmTally>,
+        direct: &Arc<ArmCounters>,
         workers: usize,
     ) -> Snapshot {
         let old = before.map(|(s, _)| s);
@@ -177,17 +177,19 @@ impl Writer {
         let upstreams: Vec<_> = plan
             .upstreams
             .iter()
-            .map(|u| Arc::new(UpstreamLive::new(u.clone(), old_upstream(&u.name))))
+            .map(|u| Arc::new(UpstreamState::new(u.clone(), old_upstream(&u.name))))
             .collect();
         let mut releases = vec![];
         for (i, release) in plan.releases.iter().enumerate() {
             let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
             let evidence = match earlier {
-                Some(e) if begun(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
-                _ => Evidence::Keeps,
+                Some(e) if begun(&release.name) || e.release.salt != release.salt => {
+                    EvidenceEffect::StartsAfresh
+                }
+                _ => EvidenceEffect::Keeps,
             };
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
-            let strata = ReleaseLive::strata(&plan, i);
+            let strata = ReleaseSnapshot::strata(&plan, i);
             let before = earlier.map(Arc::as_ref);
             let live = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
             releases.push(Arc::new(live));
@@ -201,14 +203,14 @@ impl Writer {
                 .clone()
         };
         let barred =
-            |i: usize| self.barred.iter().any(|b| matches!(b, Bar::Routes(routes) if routes.contains(&i)));
+            |i: usize| self.barred.iter().any(|b| matches!(b, Block::Routes(routes) if routes.contains(&i)));
         let barred: Vec<bool> = (0..plan.routes.len()).map(barred).collect();
         let routes = plan.routes.iter().zip(barred).map(|(route, barred)| {
             let route_counts = match route.target {
                 Target::Release(i) => {
                     let release = &plan.releases[i];
                     RouteCounts::Release(Arm::BOTH.map(|arm| {
-                        Cohort::all(release)
+                        CohortLabel::all(release)
                             .map(|cohort| {
                                 let cohort = cohort.label(release);
                                 counter(format!(
@@ -231,7 +233,7 @@ impl Writer {
                 Target::Upstream(_) => None,
             };
             let stratum = stratum.map(|i| i as u8);
-            RouteLive {
+            RouteSnapshot {
                 name: route.name.as_str().into(),
                 target: route.target,
                 counts: route_counts,
@@ -258,7 +260,7 @@ impl Writer {
         before: &Snapshot,
         workers: usize,
         which: impl Fn(&str) -> bool,
-        evidence: Evidence,
+        evidence: EvidenceEffect,
     ) -> Snapshot {
         let releases = before.releases.iter().map(|old| {
             if !which(&old.release.name) {
@@ -280,16 +282,16 @@ impl Writer {
     fn release(
         &mut self,
         release: Arc<Release>,
-        before: Option<&ReleaseLive>,
-        [stable, new]: [Arc<UpstreamLive>; 2],
+        before: Option<&ReleaseSnapshot>,
+        [stable, new]: [Arc<UpstreamState>; 2],
         strata: Arc<[Arc<str>]>,
-        evidence: Evidence,
+        evidence: EvidenceEffect,
         workers: usize,
-    ) -> ReleaseLive {
+    ) -> ReleaseSnapshot {
         let memory = self.memory(&release);
         let (force, hold, state) = self.force(&release, &memory);
         let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
-        let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
+        let keep = before.filter(|_| evidence != EvidenceEffect::StartsAfresh);
         if let (Some(before), None) = (before, keep) {
             before.tally.fuse.renew();
         }
@@ -336,8 +338,8 @@ impl Writer {
             (of, until)
         });
         let header = http::HeaderValue::from_str(&release.name);
-        ReleaseLive {
-            tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
+        ReleaseSnapshot {
+            tally: before.map_or_else(|| Arc::new(ReleaseCounters::new(workers)), |b| b.tally.clone()),
             // The config check ensures that names are valid header values.
             header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
             release,
@@ -373,7 +375,7 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
-            let held = |r: &ReleaseLive| r.force == Effective::Held;
+            let held = |r: &ReleaseSnapshot| r.force == Effective::Held;
             let hold_changed = old.is_some_and(|old| held(old) != held(release));
             let roll = MembershipIdentity::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
@@ -441,7 +443,7 @@ impl Writer {
         &self,
         kind: &str,
         release: Option<&Release>,
-        origin: &Origin,
+        origin: &ChangeOrigin,
         detail: String,
     ) -> LedgerEntry {
         LedgerEntry {
@@ -487,7 +489,7 @@ impl Writer {
 
     fn barred_by(&self, name: &str) -> Option<String> {
         self.barred.iter().find_map(|bar| match bar {
-            Bar::Release { name: barred, by } if barred == name => Some(by.clone()),
+            Block::Release { name: barred, by } if barred == name => Some(by.clone()),
             _ => None,
         })
     }
@@ -504,7 +506,7 @@ impl Writer {
     /// keeps it among the latest.
     /// `next`: the snapshot that comes into force with it.
     pub(super) fn record(&mut self, mut entry: LedgerEntry, next: &Snapshot) -> LedgerEntry {
-        let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
+        let named = |r: &&Arc<ReleaseSnapshot>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
                 let held = live.force == Effective::Held;
@@ -553,6 +555,6 @@ fn same_segments(a: &[Arc<Segment>], b: &[Arc<Segment>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
 }
 
-pub(super) fn file_origin() -> Origin {
-    Origin { actor: "file".into(), reason: None }
+pub(super) fn file_origin() -> ChangeOrigin {
+    ChangeOrigin { actor: "file".into(), reason: None }
 }

@@ -24,7 +24,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// One path by which a plan leads users to an upstream.
-struct Claim<'a> {
+struct ServerClaim<'a> {
     /// For messages.
     label: String,
     upstream: usize,
@@ -34,12 +34,12 @@ struct Claim<'a> {
     other: OtherPath,
     /// `other.claim` in the form of earlier versions, without a key.
     unkeyed: String,
-    bars: Bar,
+    bars: Block,
 }
 
 /// What a start takes out of service because of a conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bar {
+pub enum Block {
     /// This release is held at 0%; `by`: the release whose trip forbids it.
     Release { name: String, by: String },
     /// These routes (by index) are answered 503.
@@ -49,10 +49,10 @@ pub enum Bar {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     pub message: String,
-    pub bars: Bar,
+    pub bars: Block,
 }
 
-fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<Claim<'a>> {
+fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<ServerClaim<'a>> {
     let mut claims = vec![];
     for (index, release) in plan.releases.iter().enumerate() {
         let name = &release.name;
@@ -60,7 +60,7 @@ fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<Claim<'a>> {
         let routes: Vec<usize> =
             plan.routes.iter().enumerate().filter(|(_, r)| own(r)).map(|(i, _)| i).collect();
         let patterns: Vec<String> = routes.iter().map(|i| pattern(&plan.routes[*i])).collect();
-        claims.push(Claim {
+        claims.push(ServerClaim {
             label: format!("release `{name}` (new)"),
             upstream: release.new,
             new_of: Some(name.as_str()),
@@ -70,28 +70,28 @@ fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<Claim<'a>> {
                 weight: release.weight,
             },
             unkeyed: users(release, |set| format!("{:x}", set.fingerprint())),
-            bars: Bar::Release { name: name.clone(), by: String::new() },
+            bars: Block::Release { name: name.clone(), by: String::new() },
         });
-        claims.push(Claim {
+        claims.push(ServerClaim {
             label: format!("release `{name}` (stable)"),
             upstream: release.stable,
             new_of: None,
             other: OtherPath { claim: format!("stable of {name}"), routes: patterns, weight: Weight::FULL },
             unkeyed: format!("stable of {name}"),
-            bars: Bar::Routes(routes),
+            bars: Block::Routes(routes),
         });
     }
     for (index, route) in plan.routes.iter().enumerate() {
         if let Target::Upstream(upstream) = route.target {
             let other =
                 OtherPath { claim: "route".into(), routes: vec![pattern(route)], weight: Weight::FULL };
-            claims.push(Claim {
+            claims.push(ServerClaim {
                 label: format!("route `{}`", route.name),
                 upstream,
                 new_of: None,
                 unkeyed: other.claim.clone(),
                 other,
-                bars: Bar::Routes(vec![index]),
+                bars: Block::Routes(vec![index]),
             });
         }
     }
@@ -134,7 +134,7 @@ fn without_hashes(claim: &str) -> String {
 
 /// Claims on these servers besides the `new` of `tripped`; the trip allows them.
 pub fn others(plan: &Config, tripped: &str, servers: &[String], key: &StateKey) -> Vec<OtherPath> {
-    let leads = |claim: &Claim<'_>| {
+    let leads = |claim: &ServerClaim<'_>| {
         plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
     };
     let other = claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
@@ -143,11 +143,11 @@ pub fn others(plan: &Config, tripped: &str, servers: &[String], key: &StateKey) 
 
 /// Every spelling of every server of a plan, by upstream and server.
 /// Made before any lock is taken, because it may call the resolver.
-pub struct Spellings(Vec<Vec<Vec<String>>>);
+pub struct ServerAliases(Vec<Vec<Vec<String>>>);
 
-impl Spellings {
+impl ServerAliases {
     /// Names not resolved within `at_most`, for all together, are compared as text only.
-    pub fn of(plan: &Config, at_most: Duration) -> Spellings {
+    pub fn of(plan: &Config, at_most: Duration) -> ServerAliases {
         let mut all: Vec<Vec<Vec<String>>> = vec![];
         let (found, answers) = mpsc::channel();
         let mut asked = 0;
@@ -173,7 +173,7 @@ impl Spellings {
             let Ok((u, i, addresses)) = answers.recv_timeout(left) else { break };
             all[u][i].extend(addresses.into_iter().map(canonical_address));
         }
-        Spellings(all)
+        ServerAliases(all)
     }
 }
 
@@ -188,7 +188,7 @@ fn literal(server: &Server) -> Vec<String> {
 /// Every part of `plan` that a standing trip forbids.
 pub fn conflicts(
     plan: &Config,
-    spellings: &Spellings,
+    spellings: &ServerAliases,
     memories: &BTreeMap<String, ReleaseState>,
     key: &StateKey,
 ) -> Vec<Conflict> {
@@ -197,14 +197,16 @@ pub fn conflicts(
         for claim in claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
             let servers = plan.upstreams[claim.upstream].servers.iter().zip(&spellings.0[claim.upstream]);
             let mut led = servers.filter(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
-            let Some((server, _)) = led.next().filter(|_| !lets_be(trip, &claim, key)) else { continue };
+            let Some((server, _)) = led.next().filter(|_| !is_grandfathered(trip, &claim, key)) else {
+                continue;
+            };
             let message = format!(
                 "{} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
                  resume `{tripped}` first (grayling resume {tripped} --ends rollback --reason TEXT), or point it elsewhere",
                 claim.label
             );
             let bars = match claim.bars {
-                Bar::Release { name, .. } => Bar::Release { name, by: tripped.clone() },
+                Block::Release { name, .. } => Block::Release { name, by: tripped.clone() },
                 routes => routes,
             };
             found.push(Conflict { message, bars });
@@ -213,7 +215,7 @@ pub fn conflicts(
     found
 }
 
-fn lets_be(trip: &Trip, claim: &Claim<'_>, key: &StateKey) -> bool {
+fn is_grandfathered(trip: &Trip, claim: &ServerClaim<'_>, key: &StateKey) -> bool {
     let OtherPath { claim: now, routes, weight } = &claim.other;
     trip.others.iter().any(|known| {
         // Lists hashed under another key cannot be compared: that key is lost or destroyed.
@@ -272,7 +274,7 @@ mod tests {
             };
             let memories =
                 [("one".to_owned(), ReleaseState { trip: Some(trip), ..ReleaseState::default() })].into();
-            !conflicts(plan, &Spellings::of(plan, Duration::ZERO), &memories, key).is_empty()
+            !conflicts(plan, &ServerAliases::of(plan, Duration::ZERO), &memories, key).is_empty()
         };
         let others = others(&before, "one", &servers, &key);
         assert!(!others[0].claim.contains(&format!("{:x}", before.segments[0].users.fingerprint())));

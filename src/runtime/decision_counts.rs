@@ -3,7 +3,7 @@
 //! Written once, at the trip, into the evidence (`decided_by`) and the sentence; the status reads
 //! the evidence. Invariants: nothing here decides; an unknown name is left out.
 
-use super::snapshot::ReleaseLive;
+use super::snapshot::ReleaseSnapshot;
 use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::Server;
 use crate::domain::judge::onset::{ArmCountsSince, DecisionCounts};
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Resolves the numbers of a [`DecisionCounts`] to names.
-pub struct Names<'n> {
-    pub release: &'n ReleaseLive,
+pub struct DecisionNames<'n> {
+    pub release: &'n ReleaseSnapshot,
     /// The routes that are judged separately.
     pub strata: &'n [Arc<str>],
 }
 
-impl Names<'_> {
+impl DecisionNames<'_> {
     fn route(&self, of: &DecisionCounts) -> Option<&str> {
         self.strata.get(usize::from(of.route?)).map(|name| &**name)
     }

@@ -1,14 +1,14 @@
 //! The watchdog's input: one queue of request events per worker, read by the one watchdog thread.
 //!
 //! Each worker writes into its own ring; the watchdog empties all rings each tick.
-//! A request reserves its place with [`Feed::arrive`], reports events with [`Feed::tell`], and
-//! releases its place with [`Feed::leave`].
+//! A request reserves its place with [`EventRing::arrive`], reports events with [`EventRing::tell`], and
+//! releases its place with [`EventRing::leave`].
 //! Room for all later events is reserved at arrival, so an accepted request can always report its
 //! end: missing events mean that the arm did not answer.
 //!
 //! Invariants: one writer and one reader per ring, no lock, no allocation after `new`; events of
 //! one request stay in order.
-//! A full ring accepts no new requests (counted in [`Feed::lost`]: it affects both arms alike,
+//! A full ring accepts no new requests (counted in [`EventRing::lost`]: it affects both arms alike,
 //! since the watchdog was starved), and never drops an event of an accepted request.
 
 use crate::stats::arm::Arm;
@@ -28,7 +28,7 @@ const MORE: u64 = 2;
 
 type Words = [AtomicU64; 3];
 
-struct Ring {
+struct WorkerRing {
     slots: Box<[Words]>,
     /// Written by the worker.
     tail: AtomicU64,
@@ -40,13 +40,13 @@ struct Ring {
     head: AtomicU64,
 }
 
-pub struct Feed {
-    workers: PerWorker<Ring>,
+pub struct EventRing {
+    workers: PerWorker<WorkerRing>,
 }
 
 /// A request's place in the evidence.
 #[must_use = "to be given back with `Feed::leave`"]
-pub struct Ticket {
+pub struct EventTicket {
     at: Duration,
     place: u64,
     who: u64,
@@ -56,7 +56,7 @@ pub struct Ticket {
 
 /// The data of a request at its arrival.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Arrival {
+pub struct RequestArrival {
     /// The epoch of the release that it was decided in; below 2^32.
     pub epoch: u64,
     pub at: Duration,
@@ -119,10 +119,10 @@ fn server_bits(server: Option<u8>) -> u64 {
     server.map_or(0, |server| u64::from(server.min(SERVERS_MAX)) + 1) << SERVER_SHIFT
 }
 
-impl Feed {
-    pub fn new(workers: usize) -> Feed {
-        Feed {
-            workers: PerWorker::new(workers, || Ring {
+impl EventRing {
+    pub fn new(workers: usize) -> EventRing {
+        EventRing {
+            workers: PerWorker::new(workers, || WorkerRing {
                 slots: (0..RING).map(|_| Words::default()).collect(),
                 tail: AtomicU64::new(0),
                 reserved: AtomicU64::new(0),
@@ -134,7 +134,7 @@ impl Feed {
     }
 
     /// Records an arrival. `None`: no room; the request is not part of the evidence.
-    pub fn arrive(&self, worker: usize, arrival: &Arrival) -> Option<Ticket> {
+    pub fn arrive(&self, worker: usize, arrival: &RequestArrival) -> Option<EventTicket> {
         let ring = self.workers.of(worker);
         let (tail, reserved) = (ring.tail.load(Relaxed), ring.reserved.load(Relaxed));
         if tail - ring.head.load(Acquire) + reserved + 1 + MORE > RING {
@@ -145,7 +145,7 @@ impl Feed {
         let id = ring.ids.load(Relaxed);
         ring.ids.store(id.wrapping_add(1), Relaxed);
         let at_us = arrival.at.as_micros() as u64 & ((1 << AT_BITS) - 1);
-        let ticket = Ticket {
+        let ticket = EventTicket {
             at: arrival.at,
             place: at_us
                 | (arrival.arm.index() as u64) << ARM_SHIFT
@@ -163,7 +163,7 @@ impl Feed {
     }
 
     /// Records a later event. Called on the worker of the arrival, at most twice.
-    pub fn tell(&self, worker: usize, ticket: &mut Ticket, what: EventKind, now: Duration) {
+    pub fn tell(&self, worker: usize, ticket: &mut EventTicket, what: EventKind, now: Duration) {
         if ticket.left == 0 {
             return;
         }
@@ -174,12 +174,12 @@ impl Feed {
     }
 
     /// Moves the request to another server.
-    pub fn moves(&self, ticket: &mut Ticket, server: u8) {
+    pub fn moves(&self, ticket: &mut EventTicket, server: u8) {
         ticket.who = ticket.who & !(0xff << SERVER_SHIFT) | server_bits(Some(server));
     }
 
     /// Ends the request: no further events follow.
-    pub fn leave(&self, worker: usize, ticket: Ticket) {
+    pub fn leave(&self, worker: usize, ticket: EventTicket) {
         let ring = self.workers.of(worker);
         ring.reserved.store(ring.reserved.load(Relaxed).saturating_sub(ticket.left), Relaxed);
     }
@@ -204,8 +204,8 @@ impl Feed {
     }
 }
 
-impl Ring {
-    fn write(&self, ticket: &Ticket, what: EventKind, after: Duration) {
+impl WorkerRing {
+    fn write(&self, ticket: &EventTicket, what: EventKind, after: Duration) {
         let tail = self.tail.load(Relaxed);
         let after = (after.as_micros() as u64 / AFTER_US).min(u64::from(u32::MAX));
         let size = if let EventKind::Ended { size, .. } = what { u64::from(size & 15) } else { 0 };
@@ -245,8 +245,8 @@ mod tests {
 
     const AT: Duration = Duration::from_micros(123_456_789);
 
-    fn arrival(unit: u32) -> Arrival {
-        Arrival {
+    fn arrival(unit: u32) -> RequestArrival {
+        RequestArrival {
             epoch: 7,
             at: AT,
             arm: Arm::New,
@@ -257,7 +257,7 @@ mod tests {
         }
     }
 
-    fn drained(feed: &Feed) -> Vec<(u64, RequestEvent)> {
+    fn drained(feed: &EventRing) -> Vec<(u64, RequestEvent)> {
         let mut all = vec![];
         feed.drain(|epoch, event| all.push((epoch, event)));
         all
@@ -270,11 +270,11 @@ mod tests {
             drawn: bool, stratum in prop::option::of(0u8..16), server in prop::option::of(0u8..=254), size in 0u8..16,
             what in 1usize..WHATS.len(), after in 0u64..3_600_000_000,
         ) {
-            let feed = Feed::new(2);
+            let feed = EventRing::new(2);
             let arm = if new { Arm::New } else { Arm::Stable };
             let unit = unit.map(UserUnit::from_index);
             let at = Duration::from_micros(at);
-            let mut ticket = feed.arrive(1, &Arrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
+            let mut ticket = feed.arrive(1, &RequestArrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
             let mut what = WHATS[what];
             if let EventKind::Ended { size: of, .. } = &mut what {
                 *of = size;
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_takes_nobody_in_but_lets_those_inside_tell_their_end() {
-        let feed = Feed::new(1);
+        let feed = EventRing::new(1);
         let mut inside = vec![];
         while let Some(ticket) = feed.arrive(0, &arrival(inside.len() as u32)) {
             inside.push(ticket);
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn a_reader_beside_the_writer_misses_nothing() {
         const N: u32 = 300_000;
-        let feed = Feed::new(1);
+        let feed = EventRing::new(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut i = 0;

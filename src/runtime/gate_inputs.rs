@@ -5,13 +5,13 @@
 //! The watchdog's last judgement is used for at most 3 s.
 
 use super::resources;
-use super::snapshot::ReleaseLive;
+use super::snapshot::ReleaseSnapshot;
 use crate::domain::gates::{
     HealthyServers, OpenHoursState, PromotionState, RouteEvidence, TrialReading, WatchdogReport,
     WaveDetectionLimit, WaveEvidence,
 };
 use crate::domain::wave::{Wave, door_after};
-use crate::runtime::shared::{Shown, View};
+use crate::runtime::shared::{ReleaseView, StageEvidence};
 use crate::stats::arm::Arm;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
@@ -20,7 +20,7 @@ use std::time::Duration;
 const STALE: Duration = Duration::from_secs(3);
 
 /// The evidence of the current wave: none until the watchdog has started its stage.
-pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> WaveEvidence {
+pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Duration) -> WaveEvidence {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
@@ -55,14 +55,14 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
     }
 }
 
-fn sight(release: &ReleaseLive, blindness: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
+fn sight(release: &ReleaseSnapshot, blindness: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
     let of = &release.release.watchdog;
     let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
     of.hold_when_blind.then_some(WaveDetectionLimit { blindness, latency_notice, margin })
 }
 
 /// One entry per critical route of the file; a route without figures has empty evidence.
-fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<RouteEvidence> {
+fn critical(release: &ReleaseSnapshot, shown: Option<&StageEvidence>) -> Vec<RouteEvidence> {
     let one = |name: &String| {
         let known: Option<&RouteEvidence> =
             shown.and_then(|shown| shown.critical.iter().find(|route| *route.name == **name));
@@ -75,7 +75,7 @@ fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<RouteEvidence> 
 
 /// How the next wave opens, or how the users held back from the last one move to `new`; `None`: no
 /// step follows.
-pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<PromotionState> {
+pub fn door(release: &ReleaseSnapshot, at_ms: i64) -> Option<PromotionState> {
     let door = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| OpenHoursState {
         text: hours.to_string(),

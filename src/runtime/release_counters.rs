@@ -6,17 +6,17 @@ use crate::domain::breaker::{Breaker, BreakerTrip};
 use crate::stats::arm::Arm;
 use crate::store::failed_users::FailedUsers;
 use crate::telemetry::clock;
-use crate::telemetry::counters::{ArmTally, Counter, PerWorker};
+use crate::telemetry::counters::{ArmCounters, Counter, PerWorker};
 use crate::telemetry::under_way::UnderWay;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// All counts of one release; it outlives every snapshot that names the release.
-pub struct ReleaseTally {
-    pub arms: [ArmTally; 2],
+pub struct ReleaseCounters {
+    pub arms: [ArmCounters; 2],
     pub user_id_missing: PerWorker<Counter>,
-    pub fuse: FuseBox,
+    pub fuse: SharedBreaker,
     pub failed: FailedUsers,
     pub under_way: UnderWay,
 }
@@ -24,7 +24,7 @@ pub struct ReleaseTally {
 /// The fuse of a release, shared by the workers: a lock where connections to `new` fail, one load
 /// where they succeed.
 #[derive(Default)]
-pub struct FuseBox {
+pub struct SharedBreaker {
     fuse: Mutex<Breaker>,
     /// There are refusals to clear.
     strained: AtomicBool,
@@ -32,7 +32,7 @@ pub struct FuseBox {
     since_ms: AtomicU64,
 }
 
-impl FuseBox {
+impl SharedBreaker {
     /// `new` accepted a connection, or answered.
     pub fn connected(&self) {
         if self.strained.load(Relaxed) {
@@ -81,18 +81,18 @@ impl FuseBox {
     }
 }
 
-impl ReleaseTally {
+impl ReleaseCounters {
     pub fn new(workers: usize) -> Self {
-        ReleaseTally {
-            arms: [ArmTally::new(workers), ArmTally::new(workers)],
+        ReleaseCounters {
+            arms: [ArmCounters::new(workers), ArmCounters::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
-            fuse: FuseBox::default(),
+            fuse: SharedBreaker::default(),
             failed: FailedUsers::default(),
             under_way: UnderWay::new(workers),
         }
     }
 
-    pub fn arm(&self, arm: Arm) -> &ArmTally {
+    pub fn arm(&self, arm: Arm) -> &ArmCounters {
         &self.arms[arm.index()]
     }
 }

@@ -4,12 +4,12 @@
 //! `new`. Readings older than a few intervals are not used. A configured resource without a reading
 //! is present, with an empty reading.
 
-use super::snapshot::ReleaseLive;
+use super::snapshot::ReleaseSnapshot;
 use crate::domain::config::ResourceConfig;
 use crate::domain::decide::Effective;
 use crate::domain::resource::{ResourceInputs, ResourceReading};
 use crate::domain::wave::Exposure;
-use crate::runtime::shared::View;
+use crate::runtime::shared::ReleaseView;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub const WITHIN: Duration = Duration::from_secs(5);
 
 /// The readings of one resource.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
+pub struct ResourceReadings {
     /// The configuration at the time of the reading.
     pub resource: ResourceConfig,
     /// The newest reading, even if unusable; and why values are missing, of stable and of new.
@@ -32,16 +32,17 @@ pub struct Seen {
     pub at: Duration,
 }
 
-impl Seen {
+impl ResourceReadings {
     /// Adds a reading to those of `before`.
     pub fn next(
-        before: Option<Seen>,
+        before: Option<ResourceReadings>,
         resource: &ResourceConfig,
         (newest, lacks): (ResourceReading, [Option<String>; 2]),
-        release: &ReleaseLive,
+        release: &ReleaseSnapshot,
         now: Duration,
-    ) -> Seen {
-        let same = |seen: &Seen| seen.resource == *resource && seen.evidence_id == release.evidence_id;
+    ) -> ResourceReadings {
+        let same =
+            |seen: &ResourceReadings| seen.resource == *resource && seen.evidence_id == release.evidence_id;
         let mut readings = before.filter(same).map(|seen| seen.readings).unwrap_or_default();
         readings.push(newest);
         let excess = readings.len().saturating_sub(resource.limits.in_a_row);
@@ -50,7 +51,7 @@ impl Seen {
             readings.clear();
         }
         let resource = resource.clone();
-        Seen { resource, newest, lacks, readings, evidence_id: release.evidence_id, at: now }
+        ResourceReadings { resource, newest, lacks, readings, evidence_id: release.evidence_id, at: now }
     }
 
     fn is_recent(&self, interval: Duration, now: Duration) -> bool {
@@ -58,7 +59,7 @@ impl Seen {
     }
 }
 
-fn has_users(release: &ReleaseLive) -> bool {
+fn has_users(release: &ReleaseSnapshot) -> bool {
     match release.force {
         Effective::Held => false,
         Effective::At(reach) => reach != Exposure::NOBODY,
@@ -67,17 +68,17 @@ fn has_users(release: &ReleaseLive) -> bool {
 
 /// The readings of a resource, if they are recent.
 pub fn seen<'v>(
-    release: &ReleaseLive,
-    view: &'v View,
+    release: &ReleaseSnapshot,
+    view: &'v ReleaseView,
     resource: &ResourceConfig,
     now: Duration,
-) -> Option<&'v Seen> {
+) -> Option<&'v ResourceReadings> {
     let interval = release.release.resource_interval;
     view.resources.iter().find(|seen| seen.resource == *resource && seen.is_recent(interval, now))
 }
 
 /// The grounds for each configured resource, in the order of the file.
-pub fn grounds(release: &ReleaseLive, view: &View, now: Duration) -> Vec<ResourceInputs> {
+pub fn grounds(release: &ReleaseSnapshot, view: &ReleaseView, now: Duration) -> Vec<ResourceInputs> {
     let share = release.force.weight().ratio();
     let of = |resource: &ResourceConfig| ResourceInputs {
         name: Arc::clone(&resource.name),

@@ -11,14 +11,14 @@ use crate::stats::hasher::BuildHasher;
 use std::collections::HashMap;
 
 pub struct RouteTable {
-    by_path: HashMap<String, Vec<Entry>, BuildHasher>,
+    by_path: HashMap<String, Vec<RouteEntry>, BuildHasher>,
     /// The lengths in bytes that occur among the paths: most lookups match none of them.
     lengths: Vec<bool>,
     /// Number of segments of the deepest path: deeper prefixes need no lookup.
     depth_max: usize,
 }
 
-struct Entry {
+struct RouteEntry {
     route: usize,
     host: Option<String>,
     methods: Vec<http::Method>,
@@ -26,9 +26,9 @@ struct Entry {
 
 impl RouteTable {
     pub fn new(routes: &[Route]) -> Self {
-        let mut by_path: HashMap<String, Vec<Entry>, BuildHasher> = HashMap::default();
+        let mut by_path: HashMap<String, Vec<RouteEntry>, BuildHasher> = HashMap::default();
         for (index, route) in routes.iter().enumerate() {
-            by_path.entry(route.path.clone()).or_default().push(Entry {
+            by_path.entry(route.path.clone()).or_default().push(RouteEntry {
                 route: index,
                 host: route.host.clone(),
                 methods: route.methods.clone(),
@@ -51,7 +51,7 @@ impl RouteTable {
         loop {
             let has_length = self.lengths.get(prefix.len()).is_some_and(|has| *has);
             if let Some(entries) = has_length.then(|| self.by_path.get(prefix)).flatten() {
-                let fits = |e: &&Entry| {
+                let fits = |e: &&RouteEntry| {
                     e.host.as_deref().is_none_or(|h| h.eq_ignore_ascii_case(host))
                         && (e.methods.is_empty() || e.methods.contains(method))
                 };

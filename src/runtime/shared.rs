@@ -8,8 +8,8 @@
 //! person's `resume`, and a new `attempt`. A trip is a latch. A reload is applied whole or not at
 //! all. A change that needs a restart is refused.
 
-use super::snapshot::{ReleaseLive, Snapshot};
-use super::traces::Traces;
+use super::snapshot::{ReleaseSnapshot, Snapshot};
+use super::traces::TraceQueue;
 use crate::config;
 use crate::domain::config::{OnAnomaly, WhenEmpty};
 use crate::domain::decide::Effective;
@@ -20,10 +20,10 @@ use crate::domain::rollout::{
 };
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Exposure;
-use crate::runtime::builder::{Evidence, Writer, file_origin};
-use crate::runtime::conflicts::{self, Bar, Spellings};
-use crate::runtime::event_ring::Feed;
-pub use crate::runtime::views::{Shown, View};
+use crate::runtime::builder::{EvidenceEffect, SnapshotBuilder, file_origin};
+use crate::runtime::conflicts::{self, Block, ServerAliases};
+use crate::runtime::event_ring::EventRing;
+pub use crate::runtime::views::{ReleaseView, StageEvidence};
 use crate::runtime::wave_checkpoint;
 use crate::stats::arm::Arm;
 use crate::store::ledger::{LedgerEntry, LedgerTail};
@@ -32,9 +32,9 @@ use crate::store::state_key::StateKey;
 use crate::store::writer::{CommitId, CommitQueue, NotDurable};
 use crate::telemetry::alert_counts::AlertCounts;
 use crate::telemetry::clock;
-use crate::telemetry::counters::{ArmTally, Counter, PerWorker, USER_WINDOWS};
+use crate::telemetry::counters::{ArmCounters, Counter, PerWorker, USER_WINDOWS};
 use crate::telemetry::log::Log;
-use crate::telemetry::sliding_window::Recent;
+use crate::telemetry::sliding_window::SlidingWindow;
 use crate::telemetry::throttle::Throttle;
 use crate::upstream::server::ConnectionBudget;
 use arc_swap::ArcSwap;
@@ -49,9 +49,9 @@ use std::time::Duration;
 const RESOLVE: Duration = Duration::from_secs(1);
 
 /// State shared by all threads of one proxy.
-pub struct Live {
+pub struct SharedState {
     snapshot: ArcSwap<Snapshot>,
-    writer: Mutex<Writer>,
+    writer: Mutex<SnapshotBuilder>,
     pub desk: Arc<CommitQueue<Snapshot>>,
     /// Receipt of the save at start.
     first: CommitId,
@@ -62,15 +62,15 @@ pub struct Live {
     pub connections: Arc<ConnectionBudget>,
     pub alerts: AlertCounts,
     /// Request events of the releases, for the watchdog.
-    pub feed: Feed,
+    pub feed: EventRing,
     /// Traced requests that wait for the exporter.
-    pub traces: Traces,
+    pub traces: TraceQueue,
     /// Counts of routes that lead to an upstream directly.
-    pub direct: Arc<ArmTally>,
+    pub direct: Arc<ArmCounters>,
     /// Requests that the proxy refused before it found a release.
     pub rejected: PerWorker<Counter>,
     /// By release: the watchdog's last judgement, and the last five minutes of [stable, new].
-    views: Mutex<BTreeMap<String, View>>,
+    views: Mutex<BTreeMap<String, ReleaseView>>,
     /// Why the state directory was unusable at start, until every held release is resumed.
     pub(super) lost: Mutex<Option<String>>,
     /// The state directory, for reading; `None`: it was unusable at start.
@@ -106,22 +106,22 @@ pub struct Gauges {
 
 /// `readyz` is 200 in `Serving`, else 503.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
+pub enum ServingPhase {
     Starting,
     Serving,
     Draining,
 }
 
 impl Gauges {
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ServingPhase {
         match self.phase.load(Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Serving,
-            _ => Phase::Draining,
+            0 => ServingPhase::Starting,
+            1 => ServingPhase::Serving,
+            _ => ServingPhase::Draining,
         }
     }
 
-    pub fn enter(&self, phase: Phase) {
+    pub fn enter(&self, phase: ServingPhase) {
         self.phase.store(phase as u8, Relaxed);
     }
 
@@ -138,7 +138,7 @@ impl Gauges {
 
 /// The file behind the state in force.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct ConfigSource {
     pub path: PathBuf,
     pub text: String,
     pub sha256: String,
@@ -151,7 +151,7 @@ pub struct Source {
 
 /// The author of a change.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ChangeOrigin {
     pub actor: String,
     pub reason: Option<String>,
 }
@@ -159,7 +159,7 @@ pub struct Origin {
 /// A decision to take `new` out, with its evidence.
 pub struct TripCall {
     pub cause: Cause,
-    pub origin: Origin,
+    pub origin: ChangeOrigin,
     pub detail: String,
     pub evidence: Value,
     /// Monotonic time of the first sign.
@@ -176,7 +176,7 @@ pub enum StableSign {
 
 /// The result of a change.
 #[derive(Debug, Clone)]
-pub struct Changed {
+pub struct ChangeResult {
     pub state: RolloutState,
     /// The ledger entry's number.
     pub ledger: u64,
@@ -185,7 +185,7 @@ pub struct Changed {
 }
 
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum Refused {
+pub enum ChangeRefused {
     #[error("no release is called `{0}`")]
     UnknownRelease(String),
     /// It conflicts with the state in force.
@@ -196,19 +196,19 @@ pub enum Refused {
     Unclear(String),
 }
 
-impl Live {
+impl SharedState {
     /// The state of a proxy that is about to serve `checked`.
     ///
     /// If `found` is lost, every release waits for a person. `ledger`: the ledger's end on disk.
     pub fn new(
         checked: config::CheckedConfig,
-        source: Source,
+        source: ConfigSource,
         found: StateFound,
         ledger: LedgerTail,
         key: StateKey,
         log: Log,
         kept: Option<&Path>,
-    ) -> Live {
+    ) -> SharedState {
         let plan = Arc::new(checked.plan);
         let empty = matches!(found, StateFound::Empty);
         let (mut image, lost) = match found {
@@ -230,18 +230,18 @@ impl Live {
             }
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
-            true => conflicts::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases, &key),
+            true => conflicts::conflicts(&plan, &ServerAliases::of(&plan, RESOLVE), &image.releases, &key),
             false => vec![],
         };
         for conflict in &conflicts {
             let effect = match &conflict.bars {
-                Bar::Release { name, .. } => format!("{name} is held at 0%"),
-                Bar::Routes(_) => "its routes are answered 503".to_owned(),
+                Block::Release { name, .. } => format!("{name} is held at 0%"),
+                Block::Routes(_) => "its routes are answered 503".to_owned(),
             };
             log.event("conflict", serde_json::json!({"error": conflict.message, "effect": effect}));
         }
         let told: Vec<&str> = conflicts.iter().map(|c| c.message.as_str()).collect();
-        let source = Source { last_error: (!told.is_empty()).then(|| told.join("\n")), ..source };
+        let source = ConfigSource { last_error: (!told.is_empty()).then(|| told.join("\n")), ..source };
         if image.hold_strangers {
             for release in &plan.releases {
                 image.releases.entry(release.name.clone()).or_insert_with(|| ReleaseState {
@@ -264,7 +264,7 @@ impl Live {
         let workers = plan.listen.workers();
         // At start a failed lookup counts as present.
         let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
-        let mut writer = Writer {
+        let mut writer = SnapshotBuilder {
             image,
             source,
             stop_file,
@@ -277,7 +277,7 @@ impl Live {
             told: HashMap::new(),
             key: key.clone(),
         };
-        let direct = Arc::new(ArmTally::new(workers));
+        let direct = Arc::new(ArmCounters::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
             writer.meet(&plan, release, None);
@@ -308,7 +308,7 @@ impl Live {
                 },
                 (None, None) => "started".to_owned(),
             };
-            views.insert(name.clone(), View { checkpoint: checkpoint.ok(), ..View::default() });
+            views.insert(name.clone(), ReleaseView { checkpoint: checkpoint.ok(), ..ReleaseView::default() });
             let entry = LedgerEntry {
                 weight_after: Some(release.force.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
@@ -321,7 +321,7 @@ impl Live {
         gauges.last_reload_ok.store(true, Relaxed);
         gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
         let first = desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
-        Live {
+        SharedState {
             first,
             snapshot: ArcSwap::new(snapshot),
             writer: Mutex::new(writer),
@@ -331,8 +331,8 @@ impl Live {
             gauges,
             connections: Arc::new(ConnectionBudget::new(workers)),
             alerts: AlertCounts::default(),
-            feed: Feed::new(workers),
-            traces: Traces::new(workers),
+            feed: EventRing::new(workers),
+            traces: TraceQueue::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::new(views),
@@ -348,7 +348,7 @@ impl Live {
         self.snapshot.load_full()
     }
 
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> ConfigSource {
         self.writer().source.clone()
     }
 
@@ -359,7 +359,7 @@ impl Live {
 
     /// Why changes are not durable, or earlier ones may be lost; `None`: no error.
     pub fn state_error(&self) -> Option<String> {
-        let waits = |r: &Arc<ReleaseLive>| matches!(r.hold, Some(Hold::Awaits(_)));
+        let waits = |r: &Arc<ReleaseSnapshot>| matches!(r.hold, Some(Hold::Awaits(_)));
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.desk
             .error()
@@ -377,7 +377,7 @@ impl Live {
             memory.awaits.get_or_insert(ManualHold::StateLost);
         }
         let before = self.snapshot.load_full();
-        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
+        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, EvidenceEffect::Keeps));
         let entries = writer.changes(&before, &next, &[]);
         self.publish(&mut writer, next, entries, None);
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
@@ -389,7 +389,7 @@ impl Live {
         self.writer().image.ledger.clone()
     }
 
-    pub fn views(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
+    pub fn views(&self) -> MutexGuard<'_, BTreeMap<String, ReleaseView>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -402,20 +402,24 @@ impl Live {
         removed.map(|(name, trip)| (name.clone(), trip)).collect()
     }
 
-    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn writer(&self) -> MutexGuard<'_, SnapshotBuilder> {
         // A panic under this lock is a bug in assembly; the old snapshot is still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings a file into force, or returns every reason against it. `Ok` holds the other findings.
-    pub fn reload(&self, checked: config::CheckedConfig, source: Source) -> Result<Vec<String>, Vec<String>> {
+    pub fn reload(
+        &self,
+        checked: config::CheckedConfig,
+        source: ConfigSource,
+    ) -> Result<Vec<String>, Vec<String>> {
         // Before the lock: a resolver that does not answer must not delay a rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
-        let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
+        let spellings = tripped.then(|| ServerAliases::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
         let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
-        let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
+        let spellings = spellings.unwrap_or_else(|| ServerAliases::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::PlanFindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
@@ -452,7 +456,7 @@ impl Live {
         let mut views = self.views();
         for release in now.releases.iter().filter(|r| begun.iter().any(|(n, _)| *n == r.release.name)) {
             if let Some(view) = views.get_mut(&release.release.name) {
-                view.recent.iter_mut().for_each(Recent::forget);
+                view.recent.iter_mut().for_each(SlidingWindow::forget);
             }
             let minutes = 0..USER_WINDOWS as u64;
             minutes.for_each(|m| Arm::BOTH.iter().for_each(|arm| release.tally.arm(*arm).clear_users(m)));
@@ -486,15 +490,15 @@ impl Live {
     }
 
     /// Takes `new` out, or freezes it where config or a silent stable requires. Waits for no disk.
-    pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
+    pub fn trip(&self, name: &str, call: TripCall) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
         let Some(live) = before.releases.iter().find(|r| r.release.name == name) else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
+            return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         let release = live.release.clone();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let already = |state, ledger, what: &str| Changed {
+        let already = |state, ledger, what: &str| ChangeResult {
             state,
             ledger,
             message: format!("it was {what} before"),
@@ -545,7 +549,7 @@ impl Live {
         };
         let (memory, _) = rollout::step(&memory, input);
         writer.image.releases.insert(name.to_owned(), memory);
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::Keeps));
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let kind = if freeze { "freeze" } else { "trip" };
         let after = next.releases.iter().find(|r| r.release.name == name);
         let entry = LedgerEntry {
@@ -564,7 +568,7 @@ impl Live {
         } else {
             "new requests go to stable".to_owned()
         };
-        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
+        Ok(ChangeResult { state, ledger, message, receipt: Some(receipt) })
     }
 
     /// Applies the stop file. The caller looks up `presence`: no file access under the lock.
@@ -584,7 +588,7 @@ impl Live {
             // The hold outlives the file: only a person lets users in again.
             writer.hold_by_stop_file(&before.plan);
         }
-        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
+        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, EvidenceEffect::Keeps));
         let (kind, detail) = match stop {
             true => ("stop", "grayling.stop appeared: every release is held at 0%"),
             false => ("unstop", "grayling.stop is gone: its releases stay held until a person resumes them"),
@@ -604,7 +608,7 @@ impl Live {
             let count = drained.most;
             let detail = format!("the last of {count} exchanges that were under way on new has ended");
             let held_at = clock::rfc3339(drained.held_at_ms);
-            let origin = Origin { actor: "proxy".into(), reason: None };
+            let origin = ChangeOrigin { actor: "proxy".into(), reason: None };
             let entry = LedgerEntry {
                 evidence: serde_json::json!({"requests": count, "held_at": held_at}),
                 ..writer.entry("drained", Some(&live.release), &origin, detail)
@@ -616,7 +620,7 @@ impl Live {
 
     pub(super) fn publish(
         &self,
-        writer: &mut Writer,
+        writer: &mut SnapshotBuilder,
         next: Arc<Snapshot>,
         entries: Vec<LedgerEntry>,
         rollback: Option<(String, &'static str)>,

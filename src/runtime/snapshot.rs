@@ -10,13 +10,13 @@ use crate::domain::decide::Effective;
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::{Hold, RolloutState};
 use crate::domain::wave::{Exposure, Wave};
-use crate::runtime::release_counters::ReleaseTally;
+use crate::runtime::release_counters::ReleaseCounters;
 use crate::runtime::routes::RouteTable;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
-use crate::telemetry::counters::{ArmTally, OutcomeCounts};
-use crate::upstream::server::UpstreamLive;
+use crate::telemetry::counters::{ArmCounters, OutcomeCounts};
+use crate::upstream::server::UpstreamState;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +27,11 @@ pub struct Snapshot {
     pub plan: Arc<Config>,
     pub table: Arc<RouteTable>,
     /// By index of [`Config::routes`].
-    pub routes: Arc<Vec<RouteLive>>,
+    pub routes: Arc<Vec<RouteSnapshot>>,
     /// By index of [`Config::upstreams`].
-    pub upstreams: Vec<Arc<UpstreamLive>>,
+    pub upstreams: Vec<Arc<UpstreamState>>,
     /// By index of [`Config::releases`].
-    pub releases: Vec<Arc<ReleaseLive>>,
+    pub releases: Vec<Arc<ReleaseSnapshot>>,
 }
 
 impl Snapshot {
@@ -43,7 +43,7 @@ impl Snapshot {
     }
 }
 
-pub struct ReleaseLive {
+pub struct ReleaseSnapshot {
     pub release: Arc<Release>,
     pub force: Effective,
     pub hold: Option<Hold>,
@@ -61,9 +61,9 @@ pub struct ReleaseLive {
     pub stage: u64,
     /// Since when it is complete; `None`: it is not.
     pub complete_since_ms: Option<i64>,
-    pub stable: Arc<UpstreamLive>,
-    pub new: Arc<UpstreamLive>,
-    pub tally: Arc<ReleaseTally>,
+    pub stable: Arc<UpstreamState>,
+    pub new: Arc<UpstreamState>,
+    pub tally: Arc<ReleaseCounters>,
     /// Unchanged as long as the inputs of a user's arm are unchanged; unique in the process.
     pub epoch: u64,
     /// The names of its routes that the watchdog judges separately: at most [`STRATA_MAX`].
@@ -75,7 +75,7 @@ pub struct ReleaseLive {
     pub header: HeaderValue,
 }
 
-impl ReleaseLive {
+impl ReleaseSnapshot {
     /// The routes of a release (by its index) that are judged separately, each name once, in file
     /// order: its critical ones, and the first of the others while there is room.
     pub fn strata(plan: &Config, release: usize) -> Arc<[Arc<str>]> {
@@ -152,7 +152,7 @@ impl ReleaseLive {
         self.release.waves.get(self.present.map_or(0, |i| i + 1))
     }
 
-    pub fn upstream(&self, arm: Arm) -> &Arc<UpstreamLive> {
+    pub fn upstream(&self, arm: Arm) -> &Arc<UpstreamState> {
         match arm {
             Arm::Stable => &self.stable,
             Arm::New => &self.new,
@@ -160,7 +160,7 @@ impl ReleaseLive {
     }
 }
 
-pub struct RouteLive {
+pub struct RouteSnapshot {
     pub name: Arc<str>,
     pub target: Target,
     pub counts: RouteCounts,
@@ -175,35 +175,35 @@ pub enum RouteCounts {
     /// By arm, then by cohort: each of the release's segments, then "weight", then "none".
     Release([Vec<Arc<OutcomeCounts>>; 2]),
     /// Routed to an upstream directly: release, arm and cohort are "none".
-    Upstream { counts: Arc<OutcomeCounts>, tally: Arc<ArmTally> },
+    Upstream { counts: Arc<OutcomeCounts>, tally: Arc<ArmCounters> },
 }
 
 /// The users of a count: the label `cohort`, and an index into [`RouteCounts::Release`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cohort {
+pub enum CohortLabel {
     Segment(usize),
     Weight,
     None,
 }
 
-impl Cohort {
+impl CohortLabel {
     pub fn index(self, release: &Release) -> usize {
         match self {
-            Cohort::Segment(i) => i,
-            Cohort::Weight => release.segments.len(),
-            Cohort::None => release.segments.len() + 1,
+            CohortLabel::Segment(i) => i,
+            CohortLabel::Weight => release.segments.len(),
+            CohortLabel::None => release.segments.len() + 1,
         }
     }
 
-    pub fn all(release: &Release) -> impl Iterator<Item = Cohort> + use<'_> {
-        (0..release.segments.len()).map(Cohort::Segment).chain([Cohort::Weight, Cohort::None])
+    pub fn all(release: &Release) -> impl Iterator<Item = CohortLabel> + use<'_> {
+        (0..release.segments.len()).map(CohortLabel::Segment).chain([CohortLabel::Weight, CohortLabel::None])
     }
 
     pub fn label(self, release: &Release) -> &str {
         match self {
-            Cohort::Segment(i) => &release.segments[i].name,
-            Cohort::Weight => "weight",
-            Cohort::None => "none",
+            CohortLabel::Segment(i) => &release.segments[i].name,
+            CohortLabel::Weight => "weight",
+            CohortLabel::None => "none",
         }
     }
 }

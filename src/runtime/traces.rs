@@ -6,11 +6,11 @@
 //! Times are monotonic, and the exporter resolves names, so that a request pays for neither.
 //! The only client data is the method: no path, no user, no header.
 
-use super::snapshot::{Cohort, Snapshot};
+use super::snapshot::{CohortLabel, Snapshot};
 use crate::domain::outcome::Outcome;
 use crate::stats::arm::Arm;
 use crate::telemetry::counters::PerWorker;
-use crate::upstream::server::UpstreamLive;
+use crate::upstream::server::UpstreamState;
 use http::Method;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use std::time::Duration;
 pub const WAITING_MAX: usize = 2048;
 
 /// One exchange: a span of this server, and one for each attempted upstream server.
-pub struct Traced {
+pub struct TracedExchange {
     pub trace_id: u128,
     /// The caller's span, if the request named one.
     pub parent: Option<u64>,
@@ -38,7 +38,7 @@ pub struct Traced {
     pub decided: Option<TracedDecision>,
     /// Bytes of the response body.
     pub bytes: u64,
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<TracedAttempt>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,40 +46,40 @@ pub struct TracedDecision {
     /// Index of the plan's releases.
     pub release: usize,
     pub arm: Arm,
-    pub cohort: Cohort,
+    pub cohort: CohortLabel,
     pub reason: &'static str,
     /// Stable answered for `new`, which refused connections.
     pub by_stable: bool,
 }
 
 /// One attempt at a server.
-pub struct Attempt {
+pub struct TracedAttempt {
     pub span_id: u64,
     pub began: Duration,
     /// When the response head arrived, or the attempt failed.
     pub ended: Option<Duration>,
-    pub upstream: Arc<UpstreamLive>,
+    pub upstream: Arc<UpstreamState>,
     /// Index of its servers.
     pub server: usize,
-    pub came: Came,
+    pub came: AttemptResult,
 }
 
 /// The result of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Came {
+pub enum AttemptResult {
     /// No result yet.
     Nothing,
     Status(u16),
     Failed(Outcome),
 }
 
-impl Traced {
+impl TracedExchange {
     pub fn spans(&self) -> u64 {
         1 + self.attempts.len() as u64
     }
 
     /// Ends the current attempt, if it has not ended yet.
-    pub fn came(&mut self, came: Came, now: Duration) {
+    pub fn came(&mut self, came: AttemptResult, now: Duration) {
         if let Some(attempt) = self.attempts.last_mut().filter(|a| a.ended.is_none()) {
             (attempt.came, attempt.ended) = (came, Some(now));
         }
@@ -87,8 +87,8 @@ impl Traced {
 }
 
 /// The waiting requests by worker, and the counts of spans by result.
-pub struct Traces {
-    waiting: PerWorker<Mutex<Vec<Traced>>>,
+pub struct TraceQueue {
+    waiting: PerWorker<Mutex<Vec<TracedExchange>>>,
     /// Requests that the exporter took and has not finished.
     taken: AtomicUsize,
     /// Spans that found no room.
@@ -100,9 +100,9 @@ pub struct Traces {
     pub calls_failed: AtomicU64,
 }
 
-impl Traces {
+impl TraceQueue {
     pub fn new(workers: usize) -> Self {
-        Traces {
+        TraceQueue {
             waiting: PerWorker::new(workers, Mutex::default),
             taken: AtomicUsize::default(),
             no_room: AtomicU64::default(),
@@ -114,7 +114,7 @@ impl Traces {
 
     /// Never blocks for long: the lock is this worker's, and the exporter holds it for a swap of
     /// two pointers.
-    pub fn hand_in(&self, worker: usize, traced: Box<Traced>) {
+    pub fn hand_in(&self, worker: usize, traced: Box<TracedExchange>) {
         let mut waiting = self.waiting.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
             waiting.push(*traced);
@@ -125,8 +125,8 @@ impl Traces {
 
     /// Takes all waiting requests of the next worker that has some.
     /// They count as waiting until [`Self::done`].
-    pub fn take(&self) -> Vec<Traced> {
-        let take = |queue: &Mutex<Vec<Traced>>| {
+    pub fn take(&self) -> Vec<TracedExchange> {
+        let take = |queue: &Mutex<Vec<TracedExchange>>| {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
             self.taken.fetch_add(queue.len(), Relaxed);
             std::mem::take(&mut *queue)

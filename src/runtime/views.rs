@@ -4,28 +4,28 @@
 //! Invariants: written by the threads of the watchdog and the conductor, under one lock; a figure
 //! of another stage never counts for the present one.
 
-use super::resources::Seen;
+use super::resources::ResourceReadings;
 use crate::domain::gates::{KnownTraffic, RouteEvidence, TrialReading};
 use crate::domain::rollout::wave_controller::{WaveStatus, WaveTime};
 use crate::domain::service_profile::ServiceProfile;
 use crate::domain::verdict::{Judgement, StandingFinding};
-use crate::runtime::wave_checkpoint::Checkpoint;
+use crate::runtime::wave_checkpoint::WaveCheckpoint;
 use crate::stats::arm::Arm;
-use crate::telemetry::sliding_window::Recent;
+use crate::telemetry::sliding_window::SlidingWindow;
 use std::time::Duration;
 
 #[derive(Default)]
-pub struct View {
+pub struct ReleaseView {
     pub judgement: Option<Judgement>,
     /// Monotonic time of the last look.
     pub looked: Duration,
     /// Since when E of a signal is notable without being a trip.
     pub suspicion: Option<Duration>,
-    pub recent: [Recent; 2],
+    pub recent: [SlidingWindow; 2],
     /// The checkpoint that an earlier process saved for the present stage. The watchdog takes it.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<WaveCheckpoint>,
     /// The watchdog's evidence of the present stage.
-    pub shown: Option<Shown>,
+    pub shown: Option<StageEvidence>,
     /// The known properties of the service, as of a moment ago.
     pub known: Option<ServiceProfile>,
     /// Start of the notice "slower by more than `latency_notice`"; monotonic.
@@ -35,13 +35,13 @@ pub struct View {
     /// The outlook of the next step, with its stage.
     pub outlook: Option<(u64, WaveStatus)>,
     /// The last readings of watched resources.
-    pub resources: Vec<Seen>,
+    pub resources: Vec<ResourceReadings>,
 }
 
 /// The watchdog's evidence of a stage.
 #[derive(Clone, Debug)]
-pub struct Shown {
-    /// [`super::snapshot::ReleaseLive::stage`].
+pub struct StageEvidence {
+    /// [`super::snapshot::ReleaseSnapshot::stage`].
     pub stage: u64,
     /// Watched time, by this process and earlier ones.
     pub watched: Duration,
@@ -53,7 +53,7 @@ pub struct Shown {
     pub critical: Vec<RouteEvidence>,
 }
 
-impl View {
+impl ReleaseView {
     /// Does this finding stand, and has no person accepted it?
     pub fn has_found(&self, finding: StandingFinding) -> bool {
         let stands = match finding {

@@ -10,7 +10,7 @@
 //! reason is reported. No wall clock is read or written: time is the sum of what processes have
 //! counted.
 
-use super::snapshot::ReleaseLive;
+use super::snapshot::ReleaseSnapshot;
 use crate::domain::decide::Effective;
 use crate::domain::gates::critical_route::{CriticalRoute, CriticalRouteCheckpoint};
 use crate::domain::gates::trial::{Margins, Trial};
@@ -27,7 +27,7 @@ use std::time::Duration;
 /// A change of either makes earlier files unreadable.
 const MAGIC: &[u8] = b"grayling-wave 2\n";
 
-pub struct Checkpoint {
+pub struct WaveCheckpoint {
     pub spent: WaveTime,
     /// Under the margins in force when it was written.
     pub trial: Option<Trial>,
@@ -37,7 +37,7 @@ pub struct Checkpoint {
 
 /// Why a wave bakes again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum CheckpointError {
     #[error("nothing was saved of it")]
     Nothing,
     #[error("what was saved of it is damaged, or of another version of grayling")]
@@ -53,26 +53,27 @@ pub enum Unusable {
 }
 
 /// Reads the checkpoint of the stage that `release` is in.
-pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoint, Unusable> {
+pub fn read(directory: Option<&Path>, release: &ReleaseSnapshot) -> Result<WaveCheckpoint, CheckpointError> {
     let file = checkpoints::wave_file(&release.release.name);
-    let bytes =
-        directory.and_then(|directory| checkpoints::read(directory, &file)).ok_or(Unusable::Nothing)?;
-    parse(&bytes, &Wanted::of(release))
+    let bytes = directory
+        .and_then(|directory| checkpoints::read(directory, &file))
+        .ok_or(CheckpointError::Nothing)?;
+    parse(&bytes, &ExpectedCheckpoint::of(release))
 }
 
 /// `e_value`: the watchdog's evidence against `new`.
 pub fn render(
-    release: &ReleaseLive,
+    release: &ReleaseSnapshot,
     spent: &WaveTime,
     trial: Option<&Trial>,
     critical: &[CriticalRoute],
     e_value: f64,
 ) -> Vec<u8> {
-    write(&Key::of(release), spent, trial, critical, e_value)
+    write(&CheckpointKey::of(release), spent, trial, critical, e_value)
 }
 
 fn write(
-    key: &Key,
+    key: &CheckpointKey,
     spent: &WaveTime,
     trial: Option<&Trial>,
     critical: &[CriticalRoute],
@@ -95,31 +96,31 @@ fn write(
     pen.finish()
 }
 
-fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
-    let mut eye = Decoder::open_with(MAGIC, bytes).ok_or(Unusable::Unreadable)?;
-    Key::read(&mut eye).ok_or(Unusable::Unreadable)?.fits(&wanted.key)?;
-    let (e_value, spent) = times(&mut eye).ok_or(Unusable::Impossible)?;
+fn parse(bytes: &[u8], wanted: &ExpectedCheckpoint) -> Result<WaveCheckpoint, CheckpointError> {
+    let mut eye = Decoder::open_with(MAGIC, bytes).ok_or(CheckpointError::Unreadable)?;
+    CheckpointKey::read(&mut eye).ok_or(CheckpointError::Unreadable)?.fits(&wanted.key)?;
+    let (e_value, spent) = times(&mut eye).ok_or(CheckpointError::Impossible)?;
     if e_value >= 1.0 / wanted.alpha {
-        return Err(Unusable::Tripping);
+        return Err(CheckpointError::Tripping);
     }
-    let (trial, critical) = trials(&mut eye, wanted).ok_or(Unusable::Impossible)?;
-    Ok(Checkpoint { spent, trial, critical })
+    let (trial, critical) = trials(&mut eye, wanted).ok_or(CheckpointError::Impossible)?;
+    Ok(WaveCheckpoint { spent, trial, critical })
 }
 
 /// The key and limits that a checkpoint must match.
-struct Wanted {
-    key: Key,
+struct ExpectedCheckpoint {
+    key: CheckpointKey,
     alpha: f64,
     /// The weight of the current wave, if there is one to judge.
     weight: Option<Weight>,
     tick: Duration,
 }
 
-impl Wanted {
-    fn of(release: &ReleaseLive) -> Wanted {
+impl ExpectedCheckpoint {
+    fn of(release: &ReleaseSnapshot) -> ExpectedCheckpoint {
         let of = &release.release.watchdog;
-        Wanted {
-            key: Key::of(release),
+        ExpectedCheckpoint {
+            key: CheckpointKey::of(release),
             alpha: of.alpha,
             weight: release.wave().filter(|_| !release.finished).map(|wave| wave.until_complete.weight),
             tick: of.tick,
@@ -129,7 +130,7 @@ impl Wanted {
 
 /// Identifies the stage that a checkpoint belongs to.
 #[derive(Clone, PartialEq, Debug)]
-struct Key {
+struct CheckpointKey {
     name: String,
     salt: String,
     attempt: u64,
@@ -142,14 +143,14 @@ struct Key {
     held: bool,
 }
 
-impl Key {
-    fn of(release: &ReleaseLive) -> Key {
+impl CheckpointKey {
+    fn of(release: &ReleaseSnapshot) -> CheckpointKey {
         let of = &release.release;
         let (reach, held) = match release.force {
             Effective::At(reach) => (reach, false),
             Effective::Held => (Exposure::NOBODY, true),
         };
-        Key {
+        CheckpointKey {
             name: of.name.clone(),
             salt: of.salt_text.clone(),
             attempt: of.attempt,
@@ -172,18 +173,18 @@ impl Key {
         pen.u32(u32::from(self.held));
     }
 
-    fn read(eye: &mut Decoder<'_>) -> Option<Key> {
+    fn read(eye: &mut Decoder<'_>) -> Option<CheckpointKey> {
         let (name, salt) = (eye.text()?, eye.text()?);
         let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
         let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
-        Some(Key { name, salt, attempt, stage, wave, weight, segments, held })
+        Some(CheckpointKey { name, salt, attempt, stage, wave, weight, segments, held })
     }
 
-    fn fits(&self, wanted: &Key) -> Result<(), Unusable> {
+    fn fits(&self, wanted: &CheckpointKey) -> Result<(), CheckpointError> {
         if (self.attempt, self.stage) > (wanted.attempt, wanted.stage) {
-            return Err(Unusable::Newer);
+            return Err(CheckpointError::Newer);
         }
-        if wanted == self { Ok(()) } else { Err(Unusable::Another) }
+        if wanted == self { Ok(()) } else { Err(CheckpointError::Another) }
     }
 }
 
@@ -195,7 +196,10 @@ fn times(eye: &mut Decoder<'_>) -> Option<(f64, WaveTime)> {
 }
 
 /// `None`: unreadable. `Some((None, []))`: none for this wave.
-fn trials(eye: &mut Decoder<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<CriticalRouteCheckpoint>)> {
+fn trials(
+    eye: &mut Decoder<'_>,
+    wanted: &ExpectedCheckpoint,
+) -> Option<(Option<Trial>, Vec<CriticalRouteCheckpoint>)> {
     if eye.u32()? == 0 {
         return eye.end().map(|()| (None, vec![]));
     }
@@ -222,8 +226,8 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 
-    fn key() -> Key {
-        Key {
+    fn key() -> CheckpointKey {
+        CheckpointKey {
             name: "billing".into(),
             salt: "billing".into(),
             attempt: 2,
@@ -235,9 +239,9 @@ mod tests {
         }
     }
 
-    fn wanted(key: Key) -> Wanted {
+    fn wanted(key: CheckpointKey) -> ExpectedCheckpoint {
         let tick = Duration::from_millis(100);
-        Wanted { key, alpha: 0.001, weight: Some(Weight::from_parts(50_000)), tick }
+        ExpectedCheckpoint { key, alpha: 0.001, weight: Some(Weight::from_parts(50_000)), tick }
     }
 
     fn trial() -> Trial {
@@ -257,20 +261,22 @@ mod tests {
     #[test]
     fn a_checkpoint_is_of_one_stage_and_of_no_other() {
         let bytes = write(&key(), &spent(), Some(&trial()), &routes(), 0.5);
-        let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
+        let found = |key: CheckpointKey| {
+            parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()))
+        };
         assert_eq!(found(key()), Ok((spent(), true)));
-        type Edit = (fn(&mut Key), Unusable);
+        type Edit = (fn(&mut CheckpointKey), CheckpointError);
         let others: [Edit; 10] = [
-            (|k| k.name = "invoices".into(), Unusable::Another),
-            (|k| k.salt = "other".into(), Unusable::Another),
-            (|k| k.attempt = 3, Unusable::Another),
-            (|k| k.attempt = 1, Unusable::Newer),
-            (|k| k.stage = 41, Unusable::Another),
-            (|k| k.stage = 39, Unusable::Newer),
-            (|k| k.wave = "20%".into(), Unusable::Another),
-            (|k| k.weight = 60_000, Unusable::Another),
-            (|k| k.segments = 2, Unusable::Another),
-            (|k| k.held = true, Unusable::Another),
+            (|k| k.name = "invoices".into(), CheckpointError::Another),
+            (|k| k.salt = "other".into(), CheckpointError::Another),
+            (|k| k.attempt = 3, CheckpointError::Another),
+            (|k| k.attempt = 1, CheckpointError::Newer),
+            (|k| k.stage = 41, CheckpointError::Another),
+            (|k| k.stage = 39, CheckpointError::Newer),
+            (|k| k.wave = "20%".into(), CheckpointError::Another),
+            (|k| k.weight = 60_000, CheckpointError::Another),
+            (|k| k.segments = 2, CheckpointError::Another),
+            (|k| k.held = true, CheckpointError::Another),
         ];
         for (change, why) in others {
             let mut other = key();
@@ -281,7 +287,7 @@ mod tests {
         assert_eq!(found.trial.map(|trial| trial.margins()), Some(MARGINS));
         assert_eq!(found.critical.iter().map(|kept| &*kept.name).collect::<Vec<_>>(), ["refunds"]);
         let tripping = write(&key(), &spent(), None, &[], 1000.0);
-        assert_eq!(parse(&tripping, &wanted(key())).err(), Some(Unusable::Tripping));
+        assert_eq!(parse(&tripping, &wanted(key())).err(), Some(CheckpointError::Tripping));
     }
 
     #[test]
@@ -293,7 +299,11 @@ mod tests {
             WaveTime { open: Duration::from_secs(1 << 40), ..possible },
         ] {
             let bytes = write(&key(), &impossible, None, &[], 0.0);
-            assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Impossible), "{impossible:?}");
+            assert_eq!(
+                parse(&bytes, &wanted(key())).err(),
+                Some(CheckpointError::Impossible),
+                "{impossible:?}"
+            );
         }
     }
 
@@ -308,13 +318,13 @@ mod tests {
             let trial = with_trial.then(trial);
             let mut bytes = write(&key(), &spent, trial.as_ref(), &routes(), 0.0);
             let found = parse(&bytes, &wanted(key())).map(|f| (f.spent, f.trial.is_some()));
-            let expected = if spent.is_plausible() { Ok((spent, with_trial)) } else { Err(Unusable::Impossible) };
+            let expected = if spent.is_plausible() { Ok((spent, with_trial)) } else { Err(CheckpointError::Impossible) };
             prop_assert_eq!(found, expected);
             let short = &bytes[..cut.index(bytes.len())];
-            prop_assert_eq!(parse(short, &wanted(key())).err(), Some(Unusable::Unreadable));
+            prop_assert_eq!(parse(short, &wanted(key())).err(), Some(CheckpointError::Unreadable));
             let i = at.index(bytes.len());
             bytes[i] ^= flip;
-            prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Unreadable));
+            prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(CheckpointError::Unreadable));
         }
 
         /// Any bytes under a valid checksum (another version's, or an editor's) cause no panic, and

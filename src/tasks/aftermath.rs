@@ -10,8 +10,8 @@ use crate::domain::judge::onset::{BadReason, DecisionCounts, Onsets};
 use crate::domain::rollout::{RolloutState, Trip};
 use crate::domain::verdict::Cause;
 use crate::runtime::decision_counts::{at_ms, time_of_day};
-use crate::runtime::shared::Live;
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::SharedState;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::engine::Signal;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Aftermath {
 }
 
 impl Aftermath {
-    pub fn new(release: &ReleaseLive) -> Aftermath {
+    pub fn new(release: &ReleaseSnapshot) -> Aftermath {
         Aftermath { rolled_back: release.state == RolloutState::RolledBack, decided: None, looks_for: None }
     }
 
@@ -39,7 +39,7 @@ impl Aftermath {
 
     /// Called at each look of the watchdog. `release` comes from the snapshot of this look, so a
     /// trip of this look is processed at the next.
-    pub fn look(&mut self, live: &Live, release: &ReleaseLive, onsets: &Onsets, now: Duration) {
+    pub fn look(&mut self, live: &SharedState, release: &ReleaseSnapshot, onsets: &Onsets, now: Duration) {
         let rolled_back = release.state == RolloutState::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
             let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);

@@ -12,7 +12,7 @@ use crate::telemetry::log::Log;
 use crate::telemetry::random::Random;
 use crate::telemetry::throttle::Throttle;
 use crate::upstream::health::{ProbeResult, probe};
-use crate::upstream::server::ServerLive;
+use crate::upstream::server::ServerState;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub struct HealthProbes {
 }
 
 struct RunningProbe {
-    server: Arc<ServerLive>,
+    server: Arc<ServerState>,
     health: Health,
     task: AbortHandle,
 }
@@ -95,7 +95,7 @@ impl HealthProbes {
 }
 
 /// Probes one server until it is aborted.
-async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<ServerLive>, health: Health) {
+async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<ServerState>, health: Health) {
     let within = health.interval.clamp(TIMEOUT_MIN, TIMEOUT_MAX);
     let mut streak = ProbeStreak::new(server.down());
     // A flapping server does not flood the log, and its last state is still logged.

@@ -4,7 +4,7 @@
 //! Invariants: called only when a burst is over, since each worker may wait for some milliseconds
 //! meanwhile; never on a worker's thread.
 
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl MemoryBurst {
     }
 }
 
-pub async fn run(live: Arc<Live>) {
+pub async fn run(live: Arc<SharedState>) {
     let (mut of_connections, mut of_requests, mut due) = (MemoryBurst::default(), MemoryBurst::default(), 0);
     loop {
         tokio::time::sleep(EVERY).await;

@@ -6,7 +6,7 @@
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
 use crate::domain::judge::own_past::OwnPast;
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::store::checkpoints;
 use std::path::Path;
@@ -16,13 +16,13 @@ use std::time::Duration;
 const MAGIC: &[u8] = b"grayling-past 1\n";
 
 /// Identifies the data. Servers as configured: other servers may be another version.
-fn key(release: &ReleaseLive) -> [String; 4] {
+fn key(release: &ReleaseSnapshot) -> [String; 4] {
     let of = &release.release;
     let servers: Vec<String> = release.new.config.servers.iter().map(ToString::to_string).collect();
     [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
 }
 
-pub fn render(release: &ReleaseLive, past: &OwnPast) -> Vec<u8> {
+pub fn render(release: &ReleaseSnapshot, past: &OwnPast) -> Vec<u8> {
     let mut pen = Encoder::with(MAGIC);
     key(release).iter().for_each(|text| pen.text(text));
     past.save(&mut pen);
@@ -30,7 +30,7 @@ pub fn render(release: &ReleaseLive, past: &OwnPast) -> Vec<u8> {
 }
 
 /// Reads the file of an earlier process.
-pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<OwnPast> {
+pub fn read(release: &ReleaseSnapshot, directory: &Path, now: Duration) -> Option<OwnPast> {
     let bytes = checkpoints::read(directory, &checkpoints::past_file(&release.release.name))?;
     let mut eye = Decoder::open_with(MAGIC, &bytes)?;
     for text in key(release) {

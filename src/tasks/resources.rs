@@ -11,8 +11,8 @@ use super::call::{Call, CallError};
 use crate::domain::config::{Address, MetricsPage, ResourceConfig, ResourceSource};
 use crate::domain::resource::reading::{Expression, Malformed, NoReading, SeriesSums, sums};
 use crate::domain::resource::{ArmUse, ResourceReading};
-use crate::runtime::resources::{Seen, WITHIN};
-use crate::runtime::shared::Live;
+use crate::runtime::resources::{ResourceReadings, WITHIN};
+use crate::runtime::shared::SharedState;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
 use bytes::Bytes;
@@ -55,7 +55,7 @@ impl Drop for RunningScrape {
 }
 
 /// Runs until it is dropped.
-pub async fn run(live: Arc<Live>) {
+pub async fn run(live: Arc<SharedState>) {
     let mut running: BTreeMap<String, RunningScrape> = BTreeMap::new();
     loop {
         let snapshot = live.snapshot();
@@ -85,7 +85,7 @@ pub async fn run(live: Arc<Live>) {
     }
 }
 
-async fn read_again_and_again(live: Arc<Live>, release: String, wanted: ScrapeInput) {
+async fn read_again_and_again(live: Arc<SharedState>, release: String, wanted: ScrapeInput) {
     let mut memory = PreviousScrape::default();
     loop {
         let began = Instant::now();
@@ -96,7 +96,7 @@ async fn read_again_and_again(live: Arc<Live>, release: String, wanted: ScrapeIn
             let mut before = std::mem::take(&mut view.resources);
             let next = |(resource, read): (&ResourceConfig, _)| {
                 let at = before.iter().position(|seen| seen.resource.name == resource.name);
-                Seen::next(at.map(|at| before.swap_remove(at)), resource, read, of, clock::now())
+                ResourceReadings::next(at.map(|at| before.swap_remove(at)), resource, read, of, clock::now())
             };
             view.resources = wanted.resources.iter().zip(readings).map(next).collect();
         }

@@ -7,8 +7,8 @@ use crate::domain::gates::moments::MomentsLearner;
 use crate::domain::gates::trial::Reference;
 use crate::domain::judge::Judge;
 use crate::domain::service_profile::{self, ServiceProfile, StratumProfile};
-use crate::runtime::shared::{Live, View};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::{ReleaseView, SharedState};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::engine::{Engine, EventKind, RequestEvent};
 use crate::telemetry::sliding_window::{SLICE, SLICES, counted};
 use serde_json::json;
@@ -17,7 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Logs each ceiling that fits this service no longer, or fits it again.
-pub fn log_unfit(live: &Live, release: &ReleaseLive, was: Option<&ServiceProfile>, is: &ServiceProfile) {
+pub fn log_unfit(
+    live: &SharedState,
+    release: &ReleaseSnapshot,
+    was: Option<&ServiceProfile>,
+    is: &ServiceProfile,
+) {
     let watchdog = &release.release.watchdog;
     let of = |known: Option<&ServiceProfile>| -> BTreeMap<&'static str, String> {
         known.into_iter().flat_map(|known| known.unfit(watchdog)).collect()
@@ -85,9 +90,9 @@ pub fn learn(moments: &mut MomentsLearner, events: &[RequestEvent], engine: &Eng
 
 /// What is known of a release at this moment.
 pub fn of(
-    release: &ReleaseLive,
+    release: &ReleaseSnapshot,
     judge: &Judge,
-    view: &View,
+    view: &ReleaseView,
     (rates, moments): (&RouteRates, &MomentsLearner),
     now: Duration,
 ) -> ServiceProfile {

@@ -8,15 +8,15 @@ use crate::domain::gates::critical_route::CriticalRoute;
 use crate::domain::gates::margin_gates::RouteEvidence;
 use crate::domain::gates::trial::{Reference, Trial};
 use crate::domain::rollout::wave_controller::WaveTime;
-use crate::runtime::shared::{Shown, View};
-use crate::runtime::snapshot::ReleaseLive;
-use crate::runtime::wave_checkpoint::{self, Checkpoint};
+use crate::runtime::shared::{ReleaseView, StageEvidence};
+use crate::runtime::snapshot::ReleaseSnapshot;
+use crate::runtime::wave_checkpoint::{self, WaveCheckpoint};
 use crate::stats::engine::{Engine, RequestEvent};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub struct WatchedStage {
-    /// [`ReleaseLive::stage`].
+    /// [`ReleaseSnapshot::stage`].
     pub number: u64,
     /// Time of this stage in which the watchdog could judge.
     /// Late ticks and ticks of a blind judge do not count.
@@ -43,8 +43,8 @@ impl WatchedStage {
     }
 
     /// Continues from the checkpoint of an earlier process.
-    pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> WatchedStage {
-        let Checkpoint { spent, trial, critical: kept } = checkpoint;
+    pub fn restored(release: &ReleaseSnapshot, checkpoint: WaveCheckpoint) -> WatchedStage {
+        let WaveCheckpoint { spent, trial, critical: kept } = checkpoint;
         let mut critical = CriticalRoute::of(&release.release.critical, &release.strata, vec![]);
         for kept in kept {
             if let Some(of) = critical.iter_mut().find(|of| **of.name() == *kept.name) {
@@ -67,7 +67,7 @@ impl WatchedStage {
 
     /// Follows the release's stage, critical routes and margins; starts a new stage where another
     /// began.
-    pub fn follow(self, release: &ReleaseLive, now: Duration) -> WatchedStage {
+    pub fn follow(self, release: &ReleaseSnapshot, now: Duration) -> WatchedStage {
         let mut stage = match self.number == release.stage {
             true => self,
             false => WatchedStage::new(release.stage, self.into_critical()),
@@ -90,7 +90,7 @@ impl WatchedStage {
         stage
     }
 
-    fn name_critical(&mut self, release: &ReleaseLive) {
+    fn name_critical(&mut self, release: &ReleaseSnapshot) {
         let (names, strata): (_, &[Arc<str>]) = (&release.release.critical, &release.strata);
         if !self.critical.iter().map(|of| of.place(strata)).eq(names.iter().map(|name| Some(&**name))) {
             self.critical = CriticalRoute::of(names, strata, std::mem::take(&mut self.critical));
@@ -121,7 +121,7 @@ impl WatchedStage {
     }
 
     /// `afresh`: recomputes the wave's evidence, which costs more than a look.
-    pub fn shown(&self, view: &View, afresh: bool) -> Shown {
+    pub fn shown(&self, view: &ReleaseView, afresh: bool) -> StageEvidence {
         let WatchedStage { number, watched, before, .. } = *self;
         let known = view.shown.as_ref().filter(|shown| shown.stage == number && !afresh);
         let (reading, critical): (_, Vec<RouteEvidence>) = match known {
@@ -131,10 +131,10 @@ impl WatchedStage {
                 self.critical.iter().filter_map(CriticalRoute::shown).collect(),
             ),
         };
-        Shown { stage: number, watched, before, reading, critical }
+        StageEvidence { stage: number, watched, before, reading, critical }
     }
 
-    pub fn render(&self, release: &ReleaseLive, spent: &WaveTime, e_value: f64) -> Vec<u8> {
+    pub fn render(&self, release: &ReleaseSnapshot, spent: &WaveTime, e_value: f64) -> Vec<u8> {
         wave_checkpoint::render(release, spent, self.trial.as_ref(), &self.critical, e_value)
     }
 }

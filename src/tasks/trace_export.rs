@@ -15,8 +15,8 @@ use super::call::{Call, CallError};
 use crate::domain::config::TracesConfig as Plan;
 use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::runtime::shared::Live;
-use crate::runtime::traces::{Attempt, Came, Traced};
+use crate::runtime::shared::SharedState;
+use crate::runtime::traces::{AttemptResult, TracedAttempt, TracedExchange};
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::random;
@@ -49,11 +49,11 @@ const FLAGS: u32 = 0x101;
 const FLAG_REMOTE: u32 = 0x200;
 
 pub struct SpanExporter {
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     /// The batch in flight: kept until its result is known.
-    batch: Vec<Traced>,
+    batch: Vec<TracedExchange>,
     /// Requests beyond the size of a call.
-    rest: Vec<Traced>,
+    rest: Vec<TracedExchange>,
     /// Failed calls in a row.
     failures: u32,
     trouble: Edge,
@@ -80,7 +80,7 @@ impl ExportError {
 }
 
 impl SpanExporter {
-    pub fn new(live: Arc<Live>) -> Self {
+    pub fn new(live: Arc<SharedState>) -> Self {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
@@ -217,7 +217,7 @@ fn rejected(answer: &[u8]) -> (u64, String) {
 
 /// `ExportTraceServiceRequest`.
 /// Serialized directly, without a tree of values: a thousand spans take milliseconds.
-fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
+fn message(batch: &[TracedExchange], instance: &str) -> Vec<u8> {
     let wall = WallClock::now();
     let version = env!("CARGO_PKG_VERSION");
     let message = OtlpMessage {
@@ -343,7 +343,7 @@ impl WallClock {
     }
 }
 
-fn spans<'a>(traced: &'a Traced, wall: &WallClock) -> Vec<OtlpSpan<'a>> {
+fn spans<'a>(traced: &'a TracedExchange, wall: &WallClock) -> Vec<OtlpSpan<'a>> {
     let mut spans = Vec::with_capacity(1 + traced.attempts.len());
     spans.push(server_span(traced, wall));
     spans
@@ -351,7 +351,7 @@ fn spans<'a>(traced: &'a Traced, wall: &WallClock) -> Vec<OtlpSpan<'a>> {
     spans
 }
 
-fn server_span<'a>(traced: &'a Traced, wall: &WallClock) -> OtlpSpan<'a> {
+fn server_span<'a>(traced: &'a TracedExchange, wall: &WallClock) -> OtlpSpan<'a> {
     let plan = &traced.snapshot.plan;
     let method = method(&traced.method);
     let mut attributes = vec![text("http.request.method", method)];
@@ -395,7 +395,12 @@ fn server_span<'a>(traced: &'a Traced, wall: &WallClock) -> OtlpSpan<'a> {
     )
 }
 
-fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &WallClock) -> OtlpSpan<'a> {
+fn client_span<'a>(
+    traced: &TracedExchange,
+    attempt: &'a TracedAttempt,
+    n: usize,
+    wall: &WallClock,
+) -> OtlpSpan<'a> {
     let method = method(&traced.method);
     let name = if method == OTHER { "HTTP" } else { method };
     let mut attributes = vec![
@@ -410,13 +415,13 @@ fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &WallC
         attributes.push(number("http.request.resend_count", n as u64));
     }
     let failed = match attempt.came {
-        Came::Nothing => None,
+        AttemptResult::Nothing => None,
         // In a client span, 4xx is an error too.
-        Came::Status(status) => {
+        AttemptResult::Status(status) => {
             attributes.push(number("http.response.status_code", status.into()));
             (status >= 400).then(|| status.to_string())
         }
-        Came::Failed(outcome) => Some(outcome.label().to_owned()),
+        AttemptResult::Failed(outcome) => Some(outcome.label().to_owned()),
     };
     span(
         traced,
@@ -440,7 +445,7 @@ struct CollectorAnswer {
 }
 
 fn span<'a>(
-    traced: &Traced,
+    traced: &TracedExchange,
     head: CollectorAnswer,
     [start, end]: [OtlpNumber; 2],
     mut attributes: Vec<OtlpAttribute<'a>>,

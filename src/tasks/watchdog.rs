@@ -22,10 +22,10 @@ use crate::domain::resource::{self, ResourceResult};
 use crate::domain::rollout::{Hold, ManualHold};
 use crate::domain::verdict::{Cause, Judgement, SignalResult, Verdict, VerdictLimits, WatchdogState};
 use crate::domain::wave::Exposure;
-use crate::runtime::decision_counts::Names;
+use crate::runtime::decision_counts::DecisionNames;
 use crate::runtime::resources;
-use crate::runtime::shared::{Live, Origin, StableSign, StopFile, TripCall, View};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::{ChangeOrigin, ReleaseView, SharedState, StableSign, StopFile, TripCall};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Salt;
@@ -82,9 +82,9 @@ const DOES_NOT_FIT: &str = "what was saved of it is damaged, of another version 
 
 /// Runs until `stop`.
 /// `config` is the file beside which `grayling.stop` may appear.
-pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&EvidenceFiles>) {
+pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option<&EvidenceFiles>) {
     // The evidence that an earlier process kept of the releases present at start.
-    let kept = |release: &Arc<ReleaseLive>| {
+    let kept = |release: &Arc<ReleaseSnapshot>| {
         let (name, now) = (&release.release.name, clock::now());
         // The evidence is about another version: start again.
         let another = release.hold == Some(Hold::Awaits(ManualHold::NewVersion));
@@ -234,7 +234,7 @@ struct Onset {
 }
 
 impl WatchedRelease {
-    fn new(release: &ReleaseLive, baseline: Baseline, now: Duration) -> Self {
+    fn new(release: &ReleaseSnapshot, baseline: Baseline, now: Duration) -> Self {
         let engine = Engine::new(settings(release), release.force.weight(), baseline, now);
         WatchedRelease {
             evidence_id: release.evidence_id,
@@ -263,7 +263,7 @@ impl WatchedRelease {
     /// Restores the evidence of an earlier process, if attempt, salt and routes are the same, and
     /// it did not end in a trip: a trip is in the state file, and a person may have cleared it
     /// since.
-    fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
+    fn restored(release: &ReleaseSnapshot, bytes: &[u8], now: Duration) -> Option<Self> {
         let mut dog = WatchedRelease::new(release, Baseline::default(), now);
         let mut eye = Decoder::open(bytes)?;
         let mut same = eye.text()? == release.release.name;
@@ -291,7 +291,7 @@ impl WatchedRelease {
     }
 
     /// Queues the evidence for writing, every few seconds; a large one less often.
-    fn keep(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
+    fn keep(&mut self, release: &ReleaseSnapshot, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_by {
             return;
         }
@@ -309,7 +309,13 @@ impl WatchedRelease {
     }
 
     /// Queues the data that a restart needs to continue the current wave.
-    fn keep_stage(&mut self, live: &Live, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
+    fn keep_stage(
+        &mut self,
+        live: &SharedState,
+        release: &ReleaseSnapshot,
+        archive: &EvidenceFiles,
+        now: Duration,
+    ) {
         if now < self.stage.keep_by || release.release.waves.is_empty() || self.stage.number != release.stage
         {
             return;
@@ -323,7 +329,7 @@ impl WatchedRelease {
     }
 
     /// Queues the past figures of `new`: small, and without users.
-    fn keep_past(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
+    fn keep_past(&mut self, release: &ReleaseSnapshot, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_past_by {
             return;
         }
@@ -333,7 +339,7 @@ impl WatchedRelease {
     }
 
     /// The same for the list of failed users, if it has grown.
-    fn keep_failed(&mut self, release: &ReleaseLive, archive: &EvidenceFiles, now: Duration) {
+    fn keep_failed(&mut self, release: &ReleaseSnapshot, archive: &EvidenceFiles, now: Duration) {
         if now < self.keep_failed_by {
             return;
         }
@@ -346,7 +352,7 @@ impl WatchedRelease {
     }
 
     /// Starts new evidence; the data about users are kept, if users are distinguished as before.
-    fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
+    fn renewed(self, release: &ReleaseSnapshot, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
         let (stable, critical) = (self.judge.stable().clone(), self.stage.into_critical());
         let moments = self.moments;
@@ -365,7 +371,7 @@ impl WatchedRelease {
     /// comparison.
     fn feed(
         &mut self,
-        release: &ReleaseLive,
+        release: &ReleaseSnapshot,
         events: &mut HashMap<u64, Vec<RequestEvent>, BuildHasher>,
         now: Duration,
     ) {
@@ -407,7 +413,7 @@ impl WatchedRelease {
     }
 
     /// Called when the inputs of a user's arm have changed.
-    fn follow(&mut self, release: &ReleaseLive, now: Duration) {
+    fn follow(&mut self, release: &ReleaseSnapshot, now: Duration) {
         if self.strata != release.strata {
             self.strata = release.strata.clone();
             self.judge.stratify(release.strata.clone(), now);
@@ -417,15 +423,15 @@ impl WatchedRelease {
 
     fn tick(
         &mut self,
-        live: &Live,
-        release: &ReleaseLive,
+        live: &SharedState,
+        release: &ReleaseSnapshot,
         now: Duration,
         ticks: TickSettings,
         observe: bool,
     ) {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
-        let accepted = |view: &mut View| std::mem::take(&mut view.accepted);
+        let accepted = |view: &mut ReleaseView| std::mem::take(&mut view.accepted);
         let accepted = live.views().get_mut(&release.release.name).map(accepted);
         accepted.iter().flatten().for_each(|finding| self.judge.accept(*finding));
         self.judge.set_soaked(release.is_soaked(clock::at_ms()));
@@ -446,7 +452,7 @@ impl WatchedRelease {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| ExchangeDurations { new, stable });
         let look = JudgeInput { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
-        let names = Names { release, strata: &self.strata };
+        let names = DecisionNames { release, strata: &self.strata };
         names.name(&mut judgement);
         if let Some((of, _)) = release.maintenance.as_ref().filter(|(_, until)| *until > now) {
             maintenance::report_only(&of.change, &mut judgement);
@@ -490,7 +496,7 @@ impl WatchedRelease {
     }
 
     /// A server that is new, or was down, has started: it warms up.
-    fn note_starts(&mut self, release: &ReleaseLive, now: Duration) {
+    fn note_starts(&mut self, release: &ReleaseSnapshot, now: Duration) {
         let is = servers(release);
         let was = std::mem::replace(&mut self.servers, is);
         for arm in Arm::BOTH {
@@ -514,7 +520,7 @@ impl WatchedRelease {
     }
 
     /// Passes the final intervals to the judge.
-    fn take_final(&mut self, release: &ReleaseLive, now: Duration) {
+    fn take_final(&mut self, release: &ReleaseSnapshot, now: Duration) {
         let (onset, tick) = (&mut self.onset, release.release.watchdog.tick);
         self.judge.tick(now, self.deadline.now(), |interval| {
             if interval.failed.new > 0 {
@@ -529,7 +535,7 @@ impl WatchedRelease {
 
     /// Too many failed users are a breach at any evidence; a breach found by the comparison takes
     /// precedence.
-    fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (FailedUserLimit, u64) {
+    fn harm(&self, release: &ReleaseSnapshot, judgement: &mut Judgement) -> (FailedUserLimit, u64) {
         let users_max = release.release.watchdog.harm_users_max;
         let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
         if harm.is_too_much() && !matches!(judgement.verdict, Verdict::Breach(_)) {
@@ -544,8 +550,8 @@ impl WatchedRelease {
 
     fn act(
         &mut self,
-        live: &Live,
-        release: &ReleaseLive,
+        live: &SharedState,
+        release: &ReleaseSnapshot,
         judgement: &mut Judgement,
         ((harm, requests), too_much): ((FailedUserLimit, u64), Option<&resource::ResourceInputs>),
         now: Duration,
@@ -590,14 +596,14 @@ impl WatchedRelease {
             Cause::Harm => self.judge.onsets().decided(errors, None, None, now),
             _ => judgement.decided.as_ref().and_then(|told| told.by),
         };
-        let names = Names { release, strata: &self.strata };
+        let names = DecisionNames { release, strata: &self.strata };
         evidence["decided_by"] = decided.as_ref().map_or(Value::Null, |of| names.evidence(of));
         self.aftermath.decided_by(decided);
         // The number of users concerned: those of five minutes.
         evidence["users"] = json!({"new": users(Arm::New), "stable": users(Arm::Stable)});
         let call = TripCall {
             cause,
-            origin: Origin { actor: "watchdog".into(), reason: None },
+            origin: ChangeOrigin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
             evidence,
             onset: decided.map(|of| of.onset).or(self.onset.filter(|_| cause != Cause::Resource).map(|o| {
@@ -659,7 +665,7 @@ fn weigh_resources<'g>(
 }
 
 /// Restores the list of users that `new` failed in the current attempt before the restart.
-fn remember_failed(live: &Live, release: &ReleaseLive, archive: &EvidenceFiles) {
+fn remember_failed(live: &SharedState, release: &ReleaseSnapshot, archive: &EvidenceFiles) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
     let Some(bytes) = checkpoints::read(&archive.directory, &failed_users::file(name, attempt)) else {
         return;
@@ -670,7 +676,7 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &EvidenceFiles) 
 }
 
 /// The servers of both arms, and whether each is down or aside.
-fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
+fn servers(release: &ReleaseSnapshot) -> [Vec<(String, bool)>; 2] {
     [&release.stable, &release.new]
         .map(|arm| arm.servers.iter().map(|server| (server.server.to_string(), !server.healthy())).collect())
 }
@@ -680,7 +686,7 @@ fn levels(of: &VerdictLimits) -> [f64; 3] {
     [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
 }
 
-fn limits(release: &ReleaseLive) -> VerdictLimits {
+fn limits(release: &ReleaseSnapshot) -> VerdictLimits {
     let of = &release.release.watchdog;
     VerdictLimits {
         alpha: of.alpha,
@@ -693,7 +699,7 @@ fn limits(release: &ReleaseLive) -> VerdictLimits {
     }
 }
 
-fn settings(release: &ReleaseLive) -> EngineSettings {
+fn settings(release: &ReleaseSnapshot) -> EngineSettings {
     let of = &release.release.watchdog;
     EngineSettings {
         alpha: of.alpha,

@@ -9,7 +9,7 @@
 use crate::domain::gates::GateInput;
 use crate::domain::rollout::wave_controller::{WaveAction, WaveController, WavePosition};
 use crate::runtime::gate_inputs::{door, proof};
-use crate::runtime::shared::{Live, Phase, Shown};
+use crate::runtime::shared::{ServingPhase, SharedState, StageEvidence};
 use crate::telemetry::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// Runs until it is dropped.
-pub async fn run(live: Arc<Live>) {
+pub async fn run(live: Arc<SharedState>) {
     let mut climbs = BTreeMap::new();
     let mut period = tokio::time::interval(PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
         // No decisions while the proxy starts or stops.
-        if live.gauges.phase() != Phase::Serving {
+        if live.gauges.phase() != ServingPhase::Serving {
             continue;
         }
         look(&live, &mut climbs, clock::now(), clock::at_ms());
     }
 }
 
-fn look(live: &Live, climbs: &mut BTreeMap<String, WaveController>, now: Duration, at_ms: i64) {
+fn look(live: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now: Duration, at_ms: i64) {
     let snapshot = live.snapshot();
     let planned =
         |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
@@ -59,7 +59,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, WaveController>, now: Duratio
             before,
         };
         let proof = match (release.wave(), &shown) {
-            (Some(wave), Some(Shown { reading: Some(_), .. })) => {
+            (Some(wave), Some(StageEvidence { reading: Some(_), .. })) => {
                 live.views().get(name).map(|view| Some(proof(release, wave, view, now)))
             }
             (None, Some(_)) => Some(None),

@@ -120,11 +120,11 @@ impl AnswerClass {
 }
 
 /// Counts by [`AnswerClass`].
-pub type Answers = [u64; AnswerClass::COUNT];
+pub type AnswerCounts = [u64; AnswerClass::COUNT];
 
 /// Counts of one worker for one arm of a release (or for an upstream routed to directly).
 #[derive(Default)]
-pub struct ArmCounts {
+pub struct WorkerArmCounters {
     pub in_flight: Counter,
     /// Open WebSockets: their exchanges have ended.
     pub tunnels: Counter,
@@ -141,19 +141,19 @@ pub struct ArmCounts {
 }
 
 /// The counters of one arm: every worker's, and the shared sketch of distinct users.
-pub struct ArmTally {
-    pub workers: PerWorker<ArmCounts>,
+pub struct ArmCounters {
+    pub workers: PerWorker<WorkerArmCounters>,
     users: [Box<[AtomicU8]>; USER_WINDOWS],
 }
 
 /// Minutes in the sketch of distinct users: the current one and five before it.
 pub const USER_WINDOWS: usize = 6;
 
-impl ArmTally {
+impl ArmCounters {
     pub fn new(workers: usize) -> Self {
         let registers = || (0..hyperloglog::REGISTERS).map(|_| AtomicU8::new(0)).collect();
-        ArmTally {
-            workers: PerWorker::new(workers, ArmCounts::default),
+        ArmCounters {
+            workers: PerWorker::new(workers, WorkerArmCounters::default),
             users: std::array::from_fn(|_| registers()),
         }
     }
@@ -197,7 +197,7 @@ impl ArmTally {
         self.workers.iter().map(|w| w.failures.read()).sum()
     }
 
-    pub fn answers(&self) -> Answers {
+    pub fn answers(&self) -> AnswerCounts {
         std::array::from_fn(|class| self.workers.iter().map(|w| w.answers[class].read()).sum())
     }
 

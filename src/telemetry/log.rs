@@ -20,11 +20,11 @@ const TOGETHER: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
 pub struct Log {
-    queue: SyncSender<Message>,
+    queue: SyncSender<LogMessage>,
     dropped: Arc<AtomicU64>,
 }
 
-enum Message {
+enum LogMessage {
     Line(String),
     /// Answered once everything before it is written.
     Flush(SyncSender<()>),
@@ -50,7 +50,7 @@ impl Log {
 
     /// Queues one complete line, without its end.
     pub fn line(&self, line: String) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(LogMessage::Line(line)) {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -74,22 +74,22 @@ impl Log {
     /// Called at the end of the process.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
+        if self.queue.try_send(LogMessage::Flush(done)).is_ok() {
             let _ = wait.recv_timeout(Duration::from_secs(1));
         }
     }
 }
 
-fn write(out: impl Write, lines: &Receiver<Message>) {
+fn write(out: impl Write, lines: &Receiver<LogMessage>) {
     let mut out = std::io::BufWriter::new(out);
     let mut next = lines.recv().ok();
     while let Some(message) = next {
         // A reader that went away (a closed pipe) must not stop the service.
         match message {
-            Message::Line(line) => {
+            LogMessage::Line(line) => {
                 let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
             }
-            Message::Flush(done) => {
+            LogMessage::Flush(done) => {
                 let _ = out.flush();
                 let _ = done.try_send(());
             }

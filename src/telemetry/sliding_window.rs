@@ -5,7 +5,7 @@
 //! histogram.
 
 use crate::stats::histogram::Histogram;
-use crate::telemetry::counters::{Answers, ArmTally};
+use crate::telemetry::counters::{AnswerCounts, ArmCounters};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ pub const SLICE: Duration = Duration::from_secs(5);
 pub const SLICES: usize = 60;
 
 #[derive(Default)]
-pub struct Recent {
-    slices: VecDeque<Slice>,
-    last: Option<Slice>,
+pub struct SlidingWindow {
+    slices: VecDeque<PeriodCounts>,
+    last: Option<PeriodCounts>,
     slice_began: Duration,
     /// The last call.
     at: Duration,
@@ -24,17 +24,17 @@ pub struct Recent {
 
 /// Counts of a period; latencies end at the response head, which no slow client can delay.
 #[derive(Clone, Default)]
-pub struct Slice {
+pub struct PeriodCounts {
     pub requests: u64,
     pub failures: u64,
-    pub answers: Answers,
+    pub answers: AnswerCounts,
     pub latency: Histogram,
     /// Latencies of the successful requests.
     pub success: Histogram,
 }
 
-impl Slice {
-    fn add(&mut self, other: &Slice) {
+impl PeriodCounts {
+    fn add(&mut self, other: &PeriodCounts) {
         self.requests += other.requests;
         self.failures += other.failures;
         self.answers.iter_mut().zip(other.answers).for_each(|(mine, more)| *mine += more);
@@ -43,8 +43,8 @@ impl Slice {
     }
 
     /// The totals of an arm since the start of the process.
-    pub fn of(tally: &ArmTally) -> Slice {
-        Slice {
+    pub fn of(tally: &ArmCounters) -> PeriodCounts {
+        PeriodCounts {
             requests: tally.requests(),
             failures: tally.failures(),
             answers: tally.answers(),
@@ -53,8 +53,8 @@ impl Slice {
         }
     }
 
-    pub fn since(&self, before: &Slice) -> Slice {
-        Slice {
+    pub fn since(&self, before: &PeriodCounts) -> PeriodCounts {
+        PeriodCounts {
             requests: self.requests.saturating_sub(before.requests),
             failures: self.failures.saturating_sub(before.failures),
             answers: std::array::from_fn(|i| self.answers[i].saturating_sub(before.answers[i])),
@@ -76,20 +76,20 @@ pub fn counted(slices: usize, last: Duration) -> Duration {
     }
 }
 
-impl Recent {
+impl SlidingWindow {
     /// Clears the slices: counts up to the last call are no longer shown.
     pub fn forget(&mut self) {
         self.slices.clear();
     }
 
     /// Adds the counts since the last call.
-    pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
-        let total = Slice::of(tally);
-        let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
+    pub fn observe(&mut self, tally: &ArmCounters, now: Duration) {
+        let total = PeriodCounts::of(tally);
+        let delta = total.since(self.last.as_ref().unwrap_or(&PeriodCounts::default()));
         self.last = Some(total);
         self.at = now;
         if self.slices.is_empty() || now >= self.slice_began + SLICE {
-            self.slices.push_back(Slice::default());
+            self.slices.push_back(PeriodCounts::default());
             self.slice_began = now;
             if self.slices.len() > SLICES {
                 self.slices.pop_front();
@@ -106,9 +106,9 @@ impl Recent {
     }
 
     /// The last `window`, in whole slices, including the current one.
-    pub fn last(&self, window: Duration) -> Slice {
+    pub fn last(&self, window: Duration) -> PeriodCounts {
         let slices = (window.as_millis() / SLICE.as_millis()).max(1) as usize;
-        let mut sum = Slice::default();
+        let mut sum = PeriodCounts::default();
         for slice in self.slices.iter().rev().take(slices) {
             sum.add(slice);
         }
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn five_minutes_are_remembered_and_no_more() {
-        let tally = ArmTally::new(1);
-        let mut recent = Recent::default();
+        let tally = ArmCounters::new(1);
+        let mut recent = SlidingWindow::default();
         for second in 0..600u64 {
             tally.workers.of(0).requests.add(1);
             tally.workers.of(0).answers[second as usize % 2].add(1);

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub const LOOK: Duration = Duration::from_secs(1);
 
 pub struct UnderWay {
-    workers: PerWorker<Mine>,
+    workers: PerWorker<WorkerUnderWay>,
     /// Monotonic, plus one; 0: not held.
     held_since_ms: AtomicU64,
     attempt: AtomicU64,
@@ -33,7 +33,7 @@ pub struct UnderWay {
 
 /// The cells of one worker.
 #[derive(Default)]
-struct Mine {
+struct WorkerUnderWay {
     count: Counter,
     /// Monotonic time at which the oldest exchange began, plus one; 0: none.
     oldest_ms: AtomicU64,
@@ -41,7 +41,7 @@ struct Mine {
 
 /// The exchanges under way now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Present {
+pub struct UnderWayNow {
     pub count: u64,
     /// The age of the oldest; `None`: there is none.
     pub oldest: Option<Duration>,
@@ -57,7 +57,7 @@ pub struct Drained {
 impl UnderWay {
     pub fn new(workers: usize) -> Self {
         UnderWay {
-            workers: PerWorker::new(workers, Mine::default),
+            workers: PerWorker::new(workers, WorkerUnderWay::default),
             held_since_ms: AtomicU64::new(0),
             attempt: AtomicU64::new(0),
             over_below: AtomicU64::new(0),
@@ -87,13 +87,13 @@ impl UnderWay {
         if sum > i64::MAX as u64 { 0 } else { sum }
     }
 
-    pub fn present(&self) -> Present {
+    pub fn present(&self) -> UnderWayNow {
         let count = self.count();
         let began = self.workers.iter().map(|mine| mine.oldest_ms.load(Relaxed)).filter(|ms| *ms > 0).min();
         // Exchanges that began after the last check are younger than `LOOK`.
         let oldest =
             || began.map_or(Duration::ZERO, |ms| clock::now().saturating_sub(Duration::from_millis(ms - 1)));
-        Present { count, oldest: (count > 0).then(oldest) }
+        UnderWayNow { count, oldest: (count > 0).then(oldest) }
     }
 
     /// A snapshot with this attempt is published; `held`: no user is in `new`.
@@ -144,7 +144,7 @@ impl UnderWay {
     }
 }
 
-impl Present {
+impl UnderWayNow {
     /// A sentence for people, after `new` was taken out.
     pub fn sentence(&self, stream_grace: Duration) -> String {
         let Some(oldest) = self.oldest else {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_sentence_after_a_rollback_is_true_of_what_is_under_way() {
-        let say = |count, oldest| Present { count, oldest }.sentence(Duration::from_secs(30));
+        let say = |count, oldest| UnderWayNow { count, oldest }.sentence(Duration::from_secs(30));
         assert_eq!(say(0, None), "none is under way on new");
         assert_eq!(
             say(3, Some(Duration::from_secs(12))),

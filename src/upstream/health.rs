@@ -7,7 +7,7 @@
 
 use super::pool::{HEAD_BYTES, NoConnection, RawConnection, connect};
 use crate::domain::config::{Health, Protocol};
-use crate::upstream::server::ServerLive;
+use crate::upstream::server::ServerState;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{Request, StatusCode, Uri};
@@ -42,7 +42,7 @@ enum ProbeError {
     Sick(String),
 }
 
-pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> ProbeResult {
+pub async fn probe(server: &ServerState, health: &Health, within: Duration) -> ProbeResult {
     if server.addresses.load().is_empty() {
         return ProbeResult::Unknown;
     }
@@ -60,7 +60,7 @@ pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> Pr
     }
 }
 
-async fn ask(server: &ServerLive, health: &Health, within: Duration) -> Result<StatusCode, ProbeError> {
+async fn ask(server: &ServerState, health: &Health, within: Duration) -> Result<StatusCode, ProbeError> {
     let stood = connect(server, within).await.map_err(|why| match why {
         NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels => ProbeError::Local,
         NoConnection::Unreachable(error) => match error.kind() {
@@ -75,7 +75,7 @@ async fn ask(server: &ServerLive, health: &Health, within: Duration) -> Result<S
     }
 }
 
-async fn ask_over<S>(server: &ServerLive, health: &Health, stream: S) -> Result<StatusCode, ProbeError>
+async fn ask_over<S>(server: &ServerState, health: &Health, stream: S) -> Result<StatusCode, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -125,7 +125,7 @@ where
 mod tests {
     use super::*;
     use crate::domain::config::{Scheme, Server, Transport, Upstream};
-    use crate::upstream::server::UpstreamLive;
+    use crate::upstream::server::UpstreamState;
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -155,7 +155,7 @@ mod tests {
             health: Some(health.clone()),
             scrapes: vec![],
         };
-        let upstream = UpstreamLive::new(Arc::new(upstream), None);
+        let upstream = UpstreamState::new(Arc::new(upstream), None);
         let server = &upstream.servers[0];
         assert_eq!(probe(server, &health, second).await, ProbeResult::Unknown);
         // With an address it is probed there.

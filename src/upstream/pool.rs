@@ -29,7 +29,7 @@ use crate::net::request_form::{http1_form, http2_form};
 use crate::net::tls::{self, AgreedProtocol};
 use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
-use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
+use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState, is_local};
 use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
@@ -180,7 +180,7 @@ where
     }
 
     /// Returns a free connection to `server`, if there is one.
-    pub fn free(&self, server: &ServerLive, terms: PoolLimits, now: Duration) -> Option<ConnectionLease<B>> {
+    pub fn free(&self, server: &ServerState, terms: PoolLimits, now: Duration) -> Option<ConnectionLease<B>> {
         let pool = self.pool(server.id);
         pool.used_ms.set(now.as_millis() as u64);
         match server.protocol {
@@ -193,7 +193,7 @@ where
     /// freed.
     pub async fn connection(
         &self,
-        server: &Arc<ServerLive>,
+        server: &Arc<ServerState>,
         terms: PoolLimits,
     ) -> Result<ConnectionLease<B>, NoConnection> {
         let pool = self.pool(server.id);
@@ -208,7 +208,7 @@ where
     /// Returns a connection that is to become a tunnel, if the server has room for one more.
     pub async fn tunnel(
         &self,
-        server: &Arc<ServerLive>,
+        server: &Arc<ServerState>,
         terms: PoolLimits,
     ) -> Result<ConnectionLease<B>, NoConnection> {
         let quota = self.quota(terms.connections_max);
@@ -219,7 +219,7 @@ where
     }
 
     /// Whether the next request to `server` has to wait for a connection.
-    pub fn is_full(&self, server: &ServerLive, terms: PoolLimits) -> bool {
+    pub fn is_full(&self, server: &ServerState, terms: PoolLimits) -> bool {
         let pool = self.pool(server.id);
         let shared = pool.shared.borrow();
         pool.open.get() >= self.quota(terms.connections_max)
@@ -229,7 +229,7 @@ where
 
     async fn exclusive(
         &self,
-        server: &Arc<ServerLive>,
+        server: &Arc<ServerState>,
         pool: Rc<ServerPool<B>>,
         terms: PoolLimits,
         deadline: Instant,
@@ -256,7 +256,7 @@ where
 
     async fn multiplexed(
         &self,
-        server: &Arc<ServerLive>,
+        server: &Arc<ServerState>,
         pool: Rc<ServerPool<B>>,
         terms: PoolLimits,
         deadline: Instant,
@@ -530,7 +530,7 @@ pub(super) enum RawConnection {
 /// Connects and does the handshake. Tries the addresses in turn, with a different first one each
 /// time. Each gets its share of the remaining time, so that a dead one does not use up that of the
 /// others.
-pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<RawConnection, NoConnection> {
+pub(super) async fn connect(server: &ServerState, at_most: Duration) -> Result<RawConnection, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
@@ -557,7 +557,7 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<Ra
     Err(failure)
 }
 
-async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<RawConnection> {
+async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnection> {
     let Some(tls) = &server.tls else {
         return match server.server.scheme {
             Scheme::Http => Ok(RawConnection::Plain(stream)),

@@ -3,7 +3,7 @@
 //! Invariants: a name that cannot be resolved keeps its addresses. IP literals are never looked up.
 //! Look-ups run concurrently, so a dead name delays no other.
 
-use crate::upstream::server::ServerLive;
+use crate::upstream::server::ServerState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub enum LookupResult {
 }
 
 /// Looks up all servers with a DNS name, and stores what changed.
-pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<LookupResult> {
+pub async fn refresh(servers: Vec<Arc<ServerState>>) -> Vec<LookupResult> {
     let mut lookups = tokio::task::JoinSet::new();
     for server in servers.into_iter().filter(|s| s.server.host.parse::<std::net::IpAddr>().is_err()) {
         lookups.spawn(lookup(server));
@@ -28,7 +28,7 @@ pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<LookupResult> {
     lookups.join_all().await.into_iter().flatten().collect()
 }
 
-async fn lookup(server: Arc<ServerLive>) -> Option<LookupResult> {
+async fn lookup(server: Arc<ServerState>) -> Option<LookupResult> {
     let name = server.server.host.clone();
     let looked_up = tokio::time::timeout(
         LOOKUP_MAX,

@@ -22,9 +22,9 @@ use std::time::Duration;
 /// The pause of a server that refuses connections.
 const ASIDE: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(10) };
 
-pub struct UpstreamLive {
+pub struct UpstreamState {
     pub config: Arc<Upstream>,
-    pub servers: Vec<Arc<ServerLive>>,
+    pub servers: Vec<Arc<ServerState>>,
     pub load: Arc<UpstreamLoad>,
 }
 
@@ -44,7 +44,7 @@ pub struct ServerTls {
     pub name: ServerName<'static>,
 }
 
-pub struct ServerLive {
+pub struct ServerState {
     /// Unique in this process: the key of a worker's pool.
     pub id: u64,
     pub server: Server,
@@ -128,19 +128,19 @@ pub fn canonical_address(of: SocketAddr) -> String {
     SocketAddr::new(ip, of.port()).to_string()
 }
 
-impl UpstreamLive {
+impl UpstreamState {
     /// The running form of `config`; reuses servers and load of `before`, the upstream of the same
     /// name.
-    pub fn new(config: Arc<Upstream>, before: Option<&UpstreamLive>) -> Self {
+    pub fn new(config: Arc<Upstream>, before: Option<&UpstreamState>) -> Self {
         let transport = &config.transport;
         let known = |server: &Server| {
             before
                 .filter(|b| b.config.transport == *transport)
                 .and_then(|b| b.servers.iter().find(|s| s.server == *server))
         };
-        let fresh = |server: &Server| Arc::new(ServerLive::new(server, transport));
+        let fresh = |server: &Server| Arc::new(ServerState::new(server, transport));
         let servers = config.servers.iter().map(|s| known(s).cloned().unwrap_or_else(|| fresh(s)));
-        UpstreamLive {
+        UpstreamState {
             servers: servers.collect(),
             load: before.map(|b| b.load.clone()).unwrap_or_default(),
             config,
@@ -149,7 +149,7 @@ impl UpstreamLive {
 
     /// Every name and known address of its servers.
     pub fn spellings(&self) -> Vec<String> {
-        let of = |server: &Arc<ServerLive>| {
+        let of = |server: &Arc<ServerState>| {
             let addresses: Vec<String> =
                 server.addresses.load().iter().map(|a| canonical_address(*a)).collect();
             std::iter::once(server.server.to_string()).chain(addresses)
@@ -185,7 +185,7 @@ impl UpstreamLive {
     /// The server to try next among those not in `tried`: healthy ones first, then the least
     /// loaded. When all are aside they are tried nevertheless: a refusal is cheap, a wrongly
     /// excluded upstream is not.
-    pub fn choose(&self, tried: &TriedServers, down: DownServers) -> Option<(usize, &Arc<ServerLive>)> {
+    pub fn choose(&self, tried: &TriedServers, down: DownServers) -> Option<(usize, &Arc<ServerState>)> {
         // The common case: one server, no choice.
         if let [only] = self.servers.as_slice() {
             let usable = !tried.has(0) && (down == DownServers::Last || !only.down());
@@ -196,7 +196,7 @@ impl UpstreamLive {
         let count = self.servers.len();
         let turn = self.load.turn.fetch_add(1, Relaxed).checked_rem(count).unwrap_or(0);
         let open =
-            |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == DownServers::Last || !s.down());
+            |(i, s): &(usize, &Arc<ServerState>)| !tried.has(*i) && (down == DownServers::Last || !s.down());
         self.servers.iter().enumerate().filter(open).min_by_key(|(i, s)| {
             let aside = s.aside_until_ms.load(Relaxed) > now;
             (s.down(), aside, s.in_flight.load(Relaxed), (i + count - turn) % count)
@@ -252,14 +252,14 @@ impl UpstreamLive {
     }
 }
 
-impl ServerLive {
+impl ServerState {
     fn new(server: &Server, transport: &Transport) -> Self {
         // A DNS name may end with a dot; the name in a certificate does not (RFC 6066, 3).
         let name = ServerName::try_from(server.host.trim_end_matches('.').to_string()).ok();
         let built = transport.tls.clone().filter(|_| server.scheme == Scheme::Https);
         let literal =
             server.host.parse().map(|ip| vec![SocketAddr::new(ip, server.port)]).unwrap_or_default();
-        ServerLive {
+        ServerState {
             id: NEXT_SERVER.fetch_add(1, Relaxed),
             authority: http::HeaderValue::try_from(server.authority())
                 .unwrap_or(http::HeaderValue::from_static("upstream")),
@@ -345,7 +345,7 @@ impl Drop for InFlight {
 }
 
 /// One exchange with a server; ends when dropped.
-pub struct ServerLoad(Arc<ServerLive>);
+pub struct ServerLoad(Arc<ServerState>);
 
 impl Drop for ServerLoad {
     fn drop(&mut self) {
@@ -354,7 +354,7 @@ impl Drop for ServerLoad {
 }
 
 /// A request that a server has in full and has not answered; ends when dropped.
-pub struct AwaitedAnswer(Arc<ServerLive>);
+pub struct AwaitedAnswer(Arc<ServerState>);
 
 impl Drop for AwaitedAnswer {
     fn drop(&mut self) {
@@ -383,7 +383,7 @@ impl TriedServers {
 mod tests {
     use super::*;
 
-    fn upstream(servers: usize) -> UpstreamLive {
+    fn upstream(servers: usize) -> UpstreamState {
         let server = |i| Server { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9000 + i as u16 };
         let config = Upstream {
             name: "u".into(),
@@ -400,7 +400,7 @@ mod tests {
             health: None,
             scrapes: vec![],
         };
-        UpstreamLive::new(Arc::new(config), None)
+        UpstreamState::new(Arc::new(config), None)
     }
 
     #[test]
@@ -470,7 +470,7 @@ mod tests {
         let up = upstream(2);
         up.servers[1].refused();
         let _room = up.enter();
-        let next = UpstreamLive::new(up.config.clone(), Some(&up));
+        let next = UpstreamState::new(up.config.clone(), Some(&up));
         assert_eq!(next.healthy(), 1);
         assert_eq!(next.load.in_flight.load(Relaxed), 1);
         assert_eq!(next.servers[0].id, up.servers[0].id);

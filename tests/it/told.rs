@@ -8,12 +8,12 @@ use grayling::config;
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
-use grayling::runtime::shared::{Live, Source};
+use grayling::runtime::shared::{ConfigSource, SharedState};
 use grayling::stats::engine::{EventKind, RequestEvent, size_class};
 use grayling::store::ledger::LedgerTail as LedgerEnd;
 use grayling::store::state::StateFound;
 use grayling::store::state_key::StateKey;
-use grayling::telemetry::counters::Answers;
+use grayling::telemetry::counters::AnswerCounts;
 use grayling::telemetry::log::Log;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// One worker in front of one origin, with every user on stable, and without a watchdog.
 struct Plane {
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     http: SocketAddr,
     stage: tokio::sync::watch::Sender<Stage>,
     worker: Option<JoinHandle<()>>,
@@ -44,7 +44,7 @@ impl Plane {
         adjust(&mut config);
         let path = world.write(&config);
         let checked = config::load(&path).result.unwrap_or_else(|report| panic!("{report}"));
-        let source = Source {
+        let source = ConfigSource {
             path,
             text: checked.text.clone(),
             sha256: checked.sha256.clone(),
@@ -54,7 +54,7 @@ impl Plane {
         };
         let (http, mut sockets) = listen::bind_workers(checked.plan.listen.http, 1).unwrap();
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
-        let live = Arc::new(Live::new(checked, source, StateFound::Empty, end, key, log, None));
+        let live = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
         live.connections.limit.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
         let listeners = Listeners { http: sockets.remove(0), https: None };
@@ -77,11 +77,11 @@ impl Plane {
         all
     }
 
-    fn tally(&self) -> Arc<grayling::runtime::release_counters::ReleaseTally> {
+    fn tally(&self) -> Arc<grayling::runtime::release_counters::ReleaseCounters> {
         self.live.snapshot().releases[0].tally.clone()
     }
 
-    fn answers(&self) -> Answers {
+    fn answers(&self) -> AnswerCounts {
         self.tally().arms[0].answers()
     }
 }
@@ -90,7 +90,7 @@ trait Requests {
     fn requests(&self) -> u64;
 }
 
-impl Requests for grayling::runtime::release_counters::ReleaseTally {
+impl Requests for grayling::runtime::release_counters::ReleaseCounters {
     /// Of both arms.
     fn requests(&self) -> u64 {
         self.arms.iter().map(|arm| arm.requests()).sum()

@@ -19,8 +19,8 @@ use grayling::stats::engine::{
 };
 use grayling::stats::servers::{ServerIndex, ServerMark};
 use grayling::stats::users::{Baseline, UNITS, UserUnit};
-use grayling::telemetry::counters::ArmTally;
-use grayling::telemetry::sliding_window::Recent;
+use grayling::telemetry::counters::ArmCounters;
+use grayling::telemetry::sliding_window::SlidingWindow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,8 +99,8 @@ pub struct Sim<'w> {
     judge: Judge,
     fuse: Breaker,
     blown: bool,
-    tallies: [ArmTally; 2],
-    recent: [Recent; 2],
+    tallies: [ArmCounters; 2],
+    recent: [SlidingWindow; 2],
     weight: Weight,
     share_of_new: f64,
     servers: [Vec<Server>; 2],
@@ -197,7 +197,7 @@ impl<'w> Sim<'w> {
             judge: Judge::new(limits, engine, names.into()),
             fuse: Breaker::new(world.servers[0]),
             blown: false,
-            tallies: Arm::BOTH.map(|_| ArmTally::new(1)),
+            tallies: Arm::BOTH.map(|_| ArmCounters::new(1)),
             recent: Default::default(),
             weight: Weight::ZERO,
             share_of_new: 0.0,

@@ -15,7 +15,7 @@ use crate::domain::gates::{Margins, seconds};
 use crate::domain::judge::SLOW_SHARE;
 use crate::domain::judge::trailing_windows::{FittedCeiling, KNOWN, StableBefore};
 use crate::domain::wave::{Strategy, Wave};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::warms_up;
 use crate::stats::power::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
@@ -257,7 +257,7 @@ fn ceiling(
 /// Routes for which a wave is too short.
 fn rare(plan: &Config, index: usize, known: &dto::Service, usual: &UsualStable) -> Vec<Rare> {
     let release = &plan.releases[index];
-    let judged = ReleaseLive::strata(plan, index);
+    let judged = ReleaseSnapshot::strata(plan, index);
     if judged.len() < 2 {
         return vec![];
     }

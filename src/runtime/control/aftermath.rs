@@ -3,11 +3,11 @@
 use crate::domain::judge::onset::ArmCountsSince;
 use crate::domain::rollout::{self, RolloutInput};
 use crate::runtime::decision_counts::share;
-use crate::runtime::shared::{Live, Origin};
+use crate::runtime::shared::{ChangeOrigin, SharedState};
 use crate::telemetry::clock;
 use serde_json::json;
 
-impl Live {
+impl SharedState {
     /// Records that stable shows the same trouble soon after a trip on little evidence: beside the
     /// trip, and as a ledger entry.
     pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &ArmCountsSince) {
@@ -19,7 +19,7 @@ impl Live {
         let evidence =
             json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": share(recent)});
         let (memory, _) = rollout::step(&memory, RolloutInput::StableSame { at_ms: since_ms });
-        let origin = Origin { actor: "watchdog".into(), reason: None };
+        let origin = ChangeOrigin { actor: "watchdog".into(), reason: None };
         let kind = "stable_shows_the_same";
         self.change(&mut writer, live, memory, kind, &origin, detail, evidence, String::new());
     }

@@ -7,9 +7,9 @@
 
 use crate::domain::maintenance::{Maintenance, SAME};
 use crate::domain::rollout::{self, Hold, ReleaseState, RolloutInput, RolloutState};
-use crate::runtime::builder::Writer;
-use crate::runtime::shared::{Changed, Live, Origin, Refused};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::builder::SnapshotBuilder;
+use crate::runtime::shared::{ChangeOrigin, ChangeRefused, ChangeResult, SharedState};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::telemetry::clock;
 use serde_json::json;
 use std::sync::Arc;
@@ -18,26 +18,28 @@ use std::time::Duration;
 const EFFECT: &str =
     "ceilings and both_arms only report, waves hold; the comparison, the fuse and harm_users_max go on";
 
-impl Live {
+impl SharedState {
     /// Begins a maintenance of `length` (checked by the caller), or extends the current one.
     pub fn maintain(
         &self,
         name: &str,
-        origin: &Origin,
+        origin: &ChangeOrigin,
         change: &str,
         length: Duration,
-    ) -> Result<Changed, Refused> {
+    ) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
         let (live, memory) = self.remembered(&writer, name)?;
         if live.state == RolloutState::RolledBack {
             let why = Hold::Tripped.explain(name);
-            return Err(Refused::NotNow(format!("{name} needs no maintenance, nobody is in new: {why}")));
+            return Err(ChangeRefused::NotNow(format!(
+                "{name} needs no maintenance, nobody is in new: {why}"
+            )));
         }
         let now = clock::now();
         let until = now + length;
         if let Some((present, ends)) = &live.maintenance {
             if present.change != change {
-                return Err(Refused::NotNow(format!(
+                return Err(ChangeRefused::NotNow(format!(
                     "the maintenance {} of {name} stands until {}; to end it first: {}",
                     present.change,
                     clock::rfc3339(present.until_ms),
@@ -46,7 +48,7 @@ impl Live {
             }
             if until <= *ends + SAME {
                 let until = clock::rfc3339(present.until_ms);
-                return Ok(Changed {
+                return Ok(ChangeResult {
                     state: live.state,
                     ledger: present.entry,
                     message: format!(
@@ -78,11 +80,11 @@ impl Live {
     }
 
     /// Ends the current maintenance early, for a person.
-    pub fn end_maintenance(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
+    pub fn end_maintenance(&self, name: &str, origin: &ChangeOrigin) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
         let (live, _) = self.remembered(&writer, name)?;
         let Some((of, _)) = &live.maintenance else {
-            return Err(Refused::NotNow(format!("no maintenance of {name} is in force")));
+            return Err(ChangeRefused::NotNow(format!("no maintenance of {name} is in force")));
         };
         let detail = format!("maintenance {} ends before its time", of.change);
         Ok(self.without_maintenance(&mut writer, &live, origin, detail))
@@ -92,7 +94,7 @@ impl Live {
     /// Called by a timer.
     pub fn end_maintenances(&self) {
         let now = clock::now();
-        let over = |live: &ReleaseLive| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
+        let over = |live: &ReleaseSnapshot| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
         if !self.snapshot().releases.iter().any(|live| over(live)) {
             return;
         }
@@ -101,7 +103,7 @@ impl Live {
         let snapshot = self.snapshot();
         for live in snapshot.releases.iter().filter(|live| over(live)) {
             let Some((of, _)) = &live.maintenance else { continue };
-            let origin = Origin { actor: "proxy".into(), reason: None };
+            let origin = ChangeOrigin { actor: "proxy".into(), reason: None };
             let detail = format!("maintenance {} has ended: ceilings and both_arms act again", of.change);
             self.without_maintenance(&mut writer, live, &origin, detail);
         }
@@ -109,11 +111,11 @@ impl Live {
 
     fn without_maintenance(
         &self,
-        writer: &mut Writer,
-        live: &ReleaseLive,
-        origin: &Origin,
+        writer: &mut SnapshotBuilder,
+        live: &ReleaseSnapshot,
+        origin: &ChangeOrigin,
         detail: String,
-    ) -> Changed {
+    ) -> ChangeResult {
         let name = &live.release.name;
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let change = memory.maintenance.as_ref().map(|of| of.change.clone());
@@ -124,10 +126,14 @@ impl Live {
         self.change(writer, live, memory, "maintenance", origin, detail, evidence, message)
     }
 
-    fn remembered(&self, writer: &Writer, name: &str) -> Result<(Arc<ReleaseLive>, ReleaseState), Refused> {
+    fn remembered(
+        &self,
+        writer: &SnapshotBuilder,
+        name: &str,
+    ) -> Result<(Arc<ReleaseSnapshot>, ReleaseState), ChangeRefused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
+            return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         Ok((live.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
     }

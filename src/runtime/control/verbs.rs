@@ -18,10 +18,10 @@ use crate::domain::rollout::{
 };
 use crate::domain::verdict::StandingFinding;
 use crate::domain::wave::{Strategy, Wave};
-use crate::runtime::builder::{Evidence, Writer};
+use crate::runtime::builder::{EvidenceEffect, SnapshotBuilder};
 use crate::runtime::gate_inputs::{door, proof};
-use crate::runtime::shared::{Changed, Live, Origin, Refused, View};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::{ChangeOrigin, ChangeRefused, ChangeResult, ReleaseView, SharedState};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::cohort::Weight;
 use crate::store::audit::gate_evidence::{self, GateDecision};
 use crate::store::ledger::LedgerEntry;
@@ -31,7 +31,7 @@ use std::sync::{Arc, PoisonError};
 
 /// The arguments of a `promote`.
 #[derive(Clone, Debug, Default)]
-pub struct Promotion {
+pub struct PromoteCommand {
     /// The wave to open; `None`: the reply has the state and the command to type.
     pub wave: Option<String>,
     /// Gates that may fail.
@@ -40,7 +40,7 @@ pub struct Promotion {
 
 /// The arguments of a `resume`.
 #[derive(Clone, Debug, Default)]
-pub struct Resumption {
+pub struct ResumeCommand {
     /// `None`: the one hold of the release, if that is no rollback.
     pub ends: Option<HoldKind>,
     /// The wave to continue in after a rollback; `None`: the first one.
@@ -49,13 +49,13 @@ pub struct Resumption {
     pub accepts: Option<StandingFinding>,
 }
 
-impl Live {
+impl SharedState {
     /// Pauses the waves of a release, for a person.
-    pub fn pause(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
+    pub fn pause(&self, name: &str, origin: &ChangeOrigin) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name)?;
         if let Some(pause) = &memory.pause {
-            return Ok(Changed {
+            return Ok(ChangeResult {
                 state: live.state,
                 ledger: pause.entry,
                 message: "it was paused before".into(),
@@ -67,7 +67,7 @@ impl Live {
                 Some(hold) => hold.explain(name),
                 None => format!("it is complete, {} of users are in new", live.force.weight()),
             };
-            return Err(Refused::NotNow(format!("{name} has no waves to pause: {stands}")));
+            return Err(ChangeRefused::NotNow(format!("{name} has no waves to pause: {stands}")));
         }
         let pause = Pause {
             at_ms: clock::at_ms(),
@@ -86,13 +86,18 @@ impl Live {
 
     /// Opens the next wave, which the person must name.
     /// A waiting gate is skipped; a failing gate must be named.
-    pub fn promote(&self, name: &str, origin: &Origin, promotion: &Promotion) -> Result<Changed, Refused> {
+    pub fn promote(
+        &self,
+        name: &str,
+        origin: &ChangeOrigin,
+        promotion: &PromoteCommand,
+    ) -> Result<ChangeResult, ChangeRefused> {
         let shown = self.shown_now(name);
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name)?;
         let waves = &live.release.waves;
         let Some(wave) = &promotion.wave else {
-            return Err(Refused::Unclear(format!(
+            return Err(ChangeRefused::Unclear(format!(
                 "a promote names the wave to open, which `wave` gives. {}",
                 stands(&live)
             )));
@@ -112,14 +117,14 @@ impl Live {
                 };
                 let message =
                     format!("no gate is called `{gate}`: one of {}{of_routes}", gates::NAMES.join(", "));
-                return Err(Refused::Unclear(message));
+                return Err(ChangeRefused::Unclear(message));
             }
         }
         if let Some(hold) = &live.hold {
-            return Err(Refused::NotNow(format!("{name} cannot be promoted: {}", hold.explain(name))));
+            return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted: {}", hold.explain(name))));
         }
         if live.present == Some(index) {
-            return Ok(Changed {
+            return Ok(ChangeResult {
                 state: live.state,
                 ledger: memory.progress.as_ref().map_or(0, |p| p.entry),
                 message: format!(
@@ -131,17 +136,17 @@ impl Live {
         }
         if index != live.present.map_or(0, |i| i + 1) {
             let message = format!("`{}` is not the next wave of {name}. {}", wave.name, stands(&live));
-            return Err(Refused::NotNow(message));
+            return Err(ChangeRefused::NotNow(message));
         }
         if let Some((of, _)) = &live.maintenance {
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "{name} cannot be promoted: waves hold during the maintenance {}; to end it first: {}",
                 of.change,
                 Maintenance::end_command(name)
             )));
         }
         if let Some(by) = barred_by(&writer, &live) {
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "{name} cannot be promoted: its `new` are servers of {by}, which is rolled back; first: {}",
                 HoldKind::Rollback.command(&by)
             )));
@@ -156,7 +161,7 @@ impl Live {
             let each = against.iter().map(|(gate, detail)| format!("{gate} ({detail})"));
             let despite = promotion.despite.iter().map(String::as_str).chain(against.iter().map(|(g, _)| *g));
             let despite: String = despite.map(|gate| format!(" --despite {gate}")).collect();
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "wave `{}` is not opened: these gates speak against it: {}. To open it all the same: \
                  grayling promote {name} --to {}{despite} --reason TEXT",
                 wave.name,
@@ -166,7 +171,7 @@ impl Live {
         }
         let (memory, what) = rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Person });
         if what != RolloutStep::Opened(index) {
-            return Err(Refused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
+            return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
         }
         let skipped = skipped(&outlook);
         let each = skipped.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
@@ -195,14 +200,14 @@ impl Live {
         let snapshot = self.snapshot();
         let release = snapshot.releases.iter().find(|r| r.release.name == name)?;
         let wave = release.wave()?;
-        let (views, nothing) = (self.views(), View::default());
+        let (views, nothing) = (self.views(), ReleaseView::default());
         let view = views.get(name).unwrap_or(&nothing);
         Some((release.stage, proof(release, wave, view, clock::now())))
     }
 
     /// The gates at this moment, even if none were judged since the stage began.
-    fn outlook_now(&self, live: &ReleaseLive, shown: Option<WaveEvidence>) -> WaveStatus {
-        let nothing = || live.wave().map(|wave| proof(live, wave, &View::default(), clock::now()));
+    fn outlook_now(&self, live: &ReleaseSnapshot, shown: Option<WaveEvidence>) -> WaveStatus {
+        let nothing = || live.wave().map(|wave| proof(live, wave, &ReleaseView::default(), clock::now()));
         let input = gates::GateInput {
             proof: shown.or_else(nothing),
             door: door(live, clock::at_ms()),
@@ -221,7 +226,12 @@ impl Live {
 
     /// Ends one hold of a release, for a person.
     /// Unless that is a pause, new evidence begins.
-    pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
+    pub fn resume(
+        &self,
+        name: &str,
+        origin: &ChangeOrigin,
+        resumption: &ResumeCommand,
+    ) -> Result<ChangeResult, ChangeRefused> {
         if let Some(finding) = resumption.accepts {
             return self.accept(name, origin, finding, resumption.at.as_deref());
         }
@@ -229,25 +239,28 @@ impl Live {
         let before = self.snapshot();
         let live = before.releases.iter().find(|r| r.release.name == name);
         let Some(memory) = writer.image.releases.get(name).cloned() else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
+            return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         if let Some(live) = live.filter(|r| r.release.attempt < memory.attempt) {
             let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "attempt {} cannot be resumed: {why}",
                 live.release.attempt
             )));
         }
         let ends = which(name, &memory, resumption.ends, &writer)?;
         if ends == HoldKind::Hold && writer.stop_file {
-            return Err(Refused::NotNow(format!("{name} stays held: {}", Hold::StopFile.explain(name))));
+            return Err(ChangeRefused::NotNow(format!(
+                "{name} stays held: {}",
+                Hold::StopFile.explain(name)
+            )));
         }
         let by_hand = live.map_or(Weight::ZERO, |live| match live.release.course() {
             Strategy::ByHand(reach) => reach.weight,
             Strategy::Waves(_) => Weight::ZERO,
         });
         if ends == HoldKind::Hold && memory.awaits == Some(ManualHold::NewVersion) && by_hand > Weight::ZERO {
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "{name} stays at 0%: the file's {by_hand} stood there for the version before; write another weight into the file"
             )));
         }
@@ -255,8 +268,8 @@ impl Live {
         let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;
         let (cleared, what) = rollout::step(&memory, RolloutInput::Resume { ends, at });
         let evidence = match what {
-            RolloutStep::Unpaused => Evidence::Keeps,
-            _ => Evidence::StartsAfresh,
+            RolloutStep::Unpaused => EvidenceEffect::Keeps,
+            _ => EvidenceEffect::StartsAfresh,
         };
         let left = cleared.ends();
         match live {
@@ -270,7 +283,7 @@ impl Live {
         }
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
         let after = next.releases.iter().find(|r| r.release.name == name);
-        let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
+        let weight = |r: Option<&Arc<ReleaseSnapshot>>| r.map(|r| r.force.weight().percent());
         let detail = match what {
             RolloutStep::Unpaused => "the pause is over, the waves go on".to_owned(),
             _ => format!("the {} is over; evidence starts afresh", ends.label()),
@@ -293,25 +306,25 @@ impl Live {
             // The obstacle to the current file may be gone.
             self.reload_wanted.notify_one();
         }
-        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
+        Ok(ChangeResult { state, ledger, message, receipt: Some(receipt) })
     }
 }
 
-impl Live {
+impl SharedState {
     /// Ends a finding, for a person who accepts it: its evidence starts again.
     fn accept(
         &self,
         name: &str,
-        origin: &Origin,
+        origin: &ChangeOrigin,
         finding: StandingFinding,
         at: Option<&str>,
-    ) -> Result<Changed, Refused> {
+    ) -> Result<ChangeResult, ChangeRefused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
+            return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         if at.is_some() {
-            return Err(Refused::Unclear(format!(
+            return Err(ChangeRefused::Unclear(format!(
                 "a wave to go on in (`at`) belongs to the end of a rollback, not to that of a finding (`{}`)",
                 finding.label()
             )));
@@ -323,7 +336,7 @@ impl Live {
             stands
         });
         if !stood {
-            return Err(Refused::NotNow(match finding {
+            return Err(ChangeRefused::NotNow(match finding {
                 StandingFinding::Notice => format!(
                     "no notice of {name} stands: its new is not known to be slower than stable by more than {level:.0}% (latency_notice)"
                 ),
@@ -347,7 +360,7 @@ impl Live {
 }
 
 /// The state in force of a plan, and the command that opens its next wave.
-pub fn stands(live: &ReleaseLive) -> String {
+pub fn stands(live: &ReleaseSnapshot) -> String {
     let name = &live.release.name;
     let present = match live.wave() {
         Some(wave) => format!("the present wave is `{}`", wave.name),
@@ -387,9 +400,9 @@ fn find_wave(waves: &[Wave], text: &str) -> Option<usize> {
     with.next().map(|(index, _)| index).filter(|_| with.next().is_none())
 }
 
-fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
+fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> ChangeRefused {
     let names: Vec<String> = waves.iter().map(|wave| format!("`{}`", wave.name)).collect();
-    Refused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
+    ChangeRefused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
 }
 
 /// The gates that a promote must name to overrule: failing ones, and closed hours.
@@ -411,29 +424,29 @@ fn which(
     name: &str,
     memory: &ReleaseState,
     named: Option<HoldKind>,
-    writer: &Writer,
-) -> Result<HoldKind, Refused> {
+    writer: &SnapshotBuilder,
+) -> Result<HoldKind, ChangeRefused> {
     let holds = memory.ends();
     let list = || holds.iter().map(|ends| ends.command(name)).collect::<Vec<_>>().join(", or: ");
     match (named, &holds[..]) {
         (Some(ends), _) if holds.contains(&ends) => Ok(ends),
-        (_, []) if writer.stop_file => Err(Refused::NotNow(Hold::StopFile.explain(name))),
-        (_, []) => {
-            Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held nor paused")))
-        }
+        (_, []) if writer.stop_file => Err(ChangeRefused::NotNow(Hold::StopFile.explain(name))),
+        (_, []) => Err(ChangeRefused::NotNow(format!(
+            "{name} is neither rolled back nor frozen nor held nor paused"
+        ))),
         (Some(ends), _) => {
             let message = format!("no {} of {name} is in force; to end what is: {}", ends.label(), list());
-            Err(Refused::NotNow(message))
+            Err(ChangeRefused::NotNow(message))
         }
         (None, [HoldKind::Rollback]) => {
             let message = format!("{name} is rolled back; a resume says that it ends that: {}", list());
-            Err(Refused::NotNow(message))
+            Err(ChangeRefused::NotNow(message))
         }
         (None, [one]) => Ok(*one),
         (None, _) => {
             let message =
                 format!("more than one thing holds {name}; a resume names the one it ends: {}", list());
-            Err(Refused::NotNow(message))
+            Err(ChangeRefused::NotNow(message))
         }
     }
 }
@@ -445,12 +458,12 @@ fn resumed_wave<'a>(
     ends: HoldKind,
     waves: &'a [Wave],
     at: Option<&str>,
-) -> Result<Option<&'a Wave>, Refused> {
+) -> Result<Option<&'a Wave>, ChangeRefused> {
     let present = memory.present(waves);
     match at {
         None if ends == HoldKind::Rollback => Ok(waves.first().filter(|_| present.is_some())),
         None => Ok(None),
-        Some(_) if ends != HoldKind::Rollback || waves.is_empty() => Err(Refused::Unclear(format!(
+        Some(_) if ends != HoldKind::Rollback || waves.is_empty() => Err(ChangeRefused::Unclear(format!(
             "a wave to go on in (`at`) belongs to the end of a rollback of a release with waves; {name} is not that"
         ))),
         Some(at) => {
@@ -458,7 +471,7 @@ fn resumed_wave<'a>(
             if present.is_none_or(|present| index > present) {
                 let come =
                     present.map_or("before the first wave".to_owned(), |i| format!("in `{}`", waves[i].name));
-                return Err(Refused::NotNow(format!(
+                return Err(ChangeRefused::NotNow(format!(
                     "{name} was {come} when it was rolled back; `{}` opens by promote only",
                     waves[index].name
                 )));
@@ -469,7 +482,7 @@ fn resumed_wave<'a>(
 }
 
 /// The result of a resume.
-fn resumed(after: &ReleaseLive, what: RolloutStep, left: &[HoldKind]) -> String {
+fn resumed(after: &ReleaseSnapshot, what: RolloutStep, left: &[HoldKind]) -> String {
     let name = &after.release.name;
     let weight = after.force.weight();
     let users = match (what, after.wave()) {

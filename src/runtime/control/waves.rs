@@ -9,9 +9,9 @@ use crate::config::Standings;
 use crate::domain::rollout::wave_controller::{WaveAction, WaveStatus};
 use crate::domain::rollout::{self, Opener, ReleaseState, RolloutInput, RolloutState, RolloutStep};
 use crate::domain::wave::Wave;
-use crate::runtime::builder::{Evidence, Writer};
-use crate::runtime::shared::{Changed, Live, Origin, Refused};
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::builder::{EvidenceEffect, SnapshotBuilder};
+use crate::runtime::shared::{ChangeOrigin, ChangeRefused, ChangeResult, SharedState};
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::cohort::Weight;
 use crate::store::audit::gate_evidence::{self, GateDecision};
 use crate::store::ledger::LedgerEntry;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// The `actor` of decisions by the gates.
 const ACTOR: &str = "waves";
 
-impl Live {
+impl SharedState {
     /// Applies and records a decision of the gates for this stage.
     /// `None`: the stage is over, or a hold prevents it.
     pub fn advance(&self, name: &str, stage: u64, outlook: &WaveStatus) -> Option<CommitId> {
@@ -69,7 +69,7 @@ impl Live {
         };
         let wave = index.and_then(|i| Some(wave_record(&live, i, waves.get(i)?)));
         let evidence = json!({"wave": wave, "gates": gate_evidence::written(outlook, decision)});
-        let origin = Origin { actor: ACTOR.into(), reason: None };
+        let origin = ChangeOrigin { actor: ACTOR.into(), reason: None };
         self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).receipt
     }
 
@@ -79,21 +79,21 @@ impl Live {
     }
 
     /// Another release's standing trip that forbids more users on the servers of this one's `new`.
-    pub fn barred_by(&self, release: &ReleaseLive) -> Option<String> {
+    pub fn barred_by(&self, release: &ReleaseSnapshot) -> Option<String> {
         barred_by(&self.writer(), release)
     }
 
     pub(super) fn with_waves(
         &self,
-        writer: &Writer,
+        writer: &SnapshotBuilder,
         name: &str,
-    ) -> Result<(Arc<ReleaseLive>, ReleaseState), Refused> {
+    ) -> Result<(Arc<ReleaseSnapshot>, ReleaseState), ChangeRefused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
+            return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         if live.release.waves.is_empty() {
-            return Err(Refused::NotNow(format!(
+            return Err(ChangeRefused::NotNow(format!(
                 "the weight of {name} is set by hand: edit `weight` in [release.{name}], or give it waves"
             )));
         }
@@ -103,19 +103,19 @@ impl Live {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn change(
         &self,
-        writer: &mut Writer,
-        live: &ReleaseLive,
+        writer: &mut SnapshotBuilder,
+        live: &ReleaseSnapshot,
         memory: ReleaseState,
         kind: &str,
-        origin: &Origin,
+        origin: &ChangeOrigin,
         detail: String,
         evidence: Value,
         message: String,
-    ) -> Changed {
+    ) -> ChangeResult {
         let name = &live.release.name;
         writer.image.releases.insert(name.clone(), memory);
         let before = self.snapshot();
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::Keeps));
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let after = next.releases.iter().find(|r| r.release.name == *name);
         let entry = LedgerEntry {
             weight_before: Some(live.force.weight().percent()),
@@ -126,12 +126,12 @@ impl Live {
         let entry = writer.record(entry, &next);
         let (state, ledger) = (after.map_or(RolloutState::Pending, |r| r.state), entry.n);
         let receipt = self.publish(writer, next, vec![entry], None);
-        Changed { state, ledger, message, receipt: Some(receipt) }
+        ChangeResult { state, ledger, message, receipt: Some(receipt) }
     }
 }
 
 /// Claims older than the trip continue unchanged, but get no more users.
-pub(super) fn barred_by(writer: &Writer, release: &ReleaseLive) -> Option<String> {
+pub(super) fn barred_by(writer: &SnapshotBuilder, release: &ReleaseSnapshot) -> Option<String> {
     let name = &release.release.name;
     let mut trips = writer.image.releases.iter().filter_map(|(n, m)| Some((n, m.trip.as_ref()?)));
     let servers = release.new.spellings();
@@ -140,7 +140,7 @@ pub(super) fn barred_by(writer: &Writer, release: &ReleaseLive) -> Option<String
         .map(|(n, _)| n.clone())
 }
 
-pub(super) fn wave_record(live: &ReleaseLive, index: usize, wave: &Wave) -> Value {
+pub(super) fn wave_record(live: &ReleaseSnapshot, index: usize, wave: &Wave) -> Value {
     let segments = live.release.segments.iter().take(wave.reach.segments).map(|s| s.name.as_str());
     json!({
         "number": index + 1,

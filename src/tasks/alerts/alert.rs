@@ -16,8 +16,8 @@ use crate::domain::rollout::wave_controller::{HeldBy, hours};
 use crate::domain::share::progress;
 use crate::domain::verdict;
 use crate::runtime::decision_counts::{self, time_of_day};
-use crate::runtime::shared::Live;
-use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::shared::SharedState;
+use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::store::audit::timeline;
 use crate::store::ledger::LedgerEntry;
 use crate::telemetry::clock;
@@ -220,7 +220,7 @@ struct ReceiverState {
 }
 
 /// Looks and sends, until it is dropped.
-pub async fn run(live: Arc<Live>) {
+pub async fn run(live: Arc<SharedState>) {
     let mut receivers: Vec<ReceiverState> = vec![];
     let mut reload_failed: Option<i64> = None;
     // A rollback that a script has lifted before the next look is sent nevertheless.
@@ -300,7 +300,7 @@ fn of_entry(entry: &LedgerEntry) -> Option<StandingAlert> {
     })
 }
 
-fn look(live: &Live, reload_failed: Option<i64>) -> Vec<StandingAlert> {
+fn look(live: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
     let at_ms = clock::at_ms();
     let of_all = |kind: AlertKind, since_ms: i64, summary: &str, detail: String| StandingAlert {
         kind,
@@ -334,7 +334,7 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<StandingAlert> {
     seen
 }
 
-fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<StandingAlert> {
+fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<StandingAlert> {
     let name = &release.release.name;
     let of = |kind: AlertKind, cause, since_ms: i64, summary: String, detail: String| StandingAlert {
         kind,

@@ -13,7 +13,7 @@ use super::alert::{AlertChange, AlertKind, StandingAlert};
 use super::post::{Post, PostError};
 use crate::domain::config::{Receiver, ReceiverKind};
 use crate::domain::digest::{Digest, hex};
-use crate::runtime::shared::Live;
+use crate::runtime::shared::SharedState;
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::{Edge, Turn};
@@ -52,7 +52,7 @@ struct QueueState {
 }
 
 impl AlertQueue {
-    pub fn open(receiver: Receiver, live: Arc<Live>) -> AlertQueue {
+    pub fn open(receiver: Receiver, live: Arc<SharedState>) -> AlertQueue {
         let shared = Arc::new(QueueState::default());
         live.alerts.change(&receiver.name, |_| {});
         let teller = AlertSender {
@@ -102,7 +102,7 @@ impl QueueState {
 struct AlertSender {
     receiver: Receiver,
     shared: Arc<QueueState>,
-    live: Arc<Live>,
+    live: Arc<SharedState>,
     trouble: Edge,
 }
 
