@@ -85,12 +85,12 @@ pub struct Proxy {
     keeper: Option<JoinHandle<()>>,
     /// Evidence on its way to the keeper.
     shelf: Arc<CheckpointQueue>,
-    asks: tokio::sync::mpsc::Sender<Ask>,
+    asks: tokio::sync::mpsc::Sender<Command>,
 }
 
 /// A request from a signal handler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ask {
+pub enum Command {
     Reload,
 }
 
@@ -119,7 +119,7 @@ impl Proxy {
     fn without_threads(
         live: Arc<SharedState>,
         Addresses { http, https, admin }: Addresses,
-        asks: tokio::sync::mpsc::Sender<Ask>,
+        asks: tokio::sync::mpsc::Sender<Command>,
     ) -> Proxy {
         Proxy {
             live,
@@ -170,7 +170,7 @@ impl Proxy {
     fn start_control(
         &mut self,
         edits: Edits,
-        asked: tokio::sync::mpsc::Receiver<Ask>,
+        asked: tokio::sync::mpsc::Receiver<Command>,
         sockets: Vec<TcpListener>,
         admin_capacity: Capacity,
     ) -> io::Result<()> {
@@ -216,7 +216,7 @@ impl Proxy {
     }
 
     /// For HUP: reads the file again, even if it has not changed.
-    pub fn asks(&self) -> tokio::sync::mpsc::Sender<Ask> {
+    pub fn asks(&self) -> tokio::sync::mpsc::Sender<Command> {
         self.asks.clone()
     }
 

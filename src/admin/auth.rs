@@ -19,7 +19,7 @@
 //! those of the plan in force (`domain::tokens`). So a token file that `check` refuses admits no
 //! one, and a removed token is invalid as soon as the reload is in force.
 
-use super::dto::{ErrorBody, Session};
+use super::dto::{ErrorBody, SessionBody};
 use super::{page, session};
 use crate::domain::config;
 use crate::domain::tokens::Tokens;
@@ -61,16 +61,16 @@ impl AuthState {
     }
 
     /// The name of the token's owner.
-    pub(super) fn owner(&self, token: &[u8]) -> Result<String, Refusal> {
+    pub(super) fn owner(&self, token: &[u8]) -> Result<String, AccessRefused> {
         owner(&self.0.load(), token)
     }
 
     /// The actor and the need for a token, for the page.
-    pub(super) fn session(&self, parts: &Parts) -> Session {
+    pub(super) fn session(&self, parts: &Parts) -> SessionBody {
         let access = self.0.load_full();
-        let need = need(&access, parts, Wish::Change);
+        let need = need(&access, parts, WantedAccess::Change);
         let actor = identify(&access, parts, need).ok().map(|Actor(name)| name);
-        Session { actor, token_needed: need != Need::Nothing }
+        SessionBody { actor, token_needed: need != NeededAccess::Nothing }
     }
 
     /// Puts `admin` into force. Returns whether that admits other requests than before.
@@ -115,7 +115,7 @@ pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: 
     }
 }
 
-fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
+fn admit(access: &Access, parts: &Parts) -> Result<Actor, AccessRefused> {
     let path = parts.uri.path();
     if !OPEN.contains(&path) {
         host_is_ours(&access.hosts, parts)?;
@@ -123,9 +123,9 @@ fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     origin_is_ours(parts)?;
     page_is_ours(parts)?;
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
-    let wish = if reads && !PRIVATE.contains(&path) { Wish::Read } else { Wish::Change };
+    let wish = if reads && !PRIVATE.contains(&path) { WantedAccess::Read } else { WantedAccess::Change };
     if reads && changes(path) {
-        return Err(Refusal::MustBePost);
+        return Err(AccessRefused::MustBePost);
     }
     let actor = if (reads && OPEN.contains(&path)) || (!reads && path == session::PATH) {
         Actor(LOCAL.to_owned())
@@ -134,7 +134,7 @@ fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
         identify(access, parts, need)?
     };
     if parts.method == Method::POST && !is_json(&parts.headers) {
-        return Err(Refusal::NotJson);
+        return Err(AccessRefused::NotJson);
     }
     Ok(actor)
 }
@@ -149,47 +149,47 @@ fn changes(path: &str) -> bool {
 }
 
 #[derive(Clone, Copy)]
-enum Wish {
+enum WantedAccess {
     Read,
     /// Or a request that lists users.
     Change,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Need {
+enum NeededAccess {
     Token,
     Nothing,
     /// There is no token file, and `local_changes` is false.
     NoLocalChanges,
 }
 
-fn need(access: &Access, parts: &Parts, wish: Wish) -> Need {
+fn need(access: &Access, parts: &Parts, wish: WantedAccess) -> NeededAccess {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let near = peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback());
     match wish {
-        _ if !near => Need::Token,
-        Wish::Change if access.tokens.is_some() => Need::Token,
-        Wish::Change if !access.local_changes => Need::NoLocalChanges,
-        Wish::Change | Wish::Read => Need::Nothing,
+        _ if !near => NeededAccess::Token,
+        WantedAccess::Change if access.tokens.is_some() => NeededAccess::Token,
+        WantedAccess::Change if !access.local_changes => NeededAccess::NoLocalChanges,
+        WantedAccess::Change | WantedAccess::Read => NeededAccess::Nothing,
     }
 }
 
-fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, Refusal> {
+fn identify(access: &Access, parts: &Parts, need: NeededAccess) -> Result<Actor, AccessRefused> {
     match need {
-        Need::Nothing => return Ok(Actor(LOCAL.to_owned())),
-        Need::NoLocalChanges => return Err(Refusal::NoLocalChanges),
-        Need::Token => {}
+        NeededAccess::Nothing => return Ok(Actor(LOCAL.to_owned())),
+        NeededAccess::NoLocalChanges => return Err(AccessRefused::NoLocalChanges),
+        NeededAccess::Token => {}
     }
     let sent = match bearer(&parts.headers) {
         Some(token) => token.to_owned(),
         None => {
             let token = session::token(&parts.headers, port_named(parts)).ok_or(match access.tokens {
-                Some(_) => Refusal::TokenNeeded,
-                None => Refusal::NoTokensKnown,
+                Some(_) => AccessRefused::TokenNeeded,
+                None => AccessRefused::NoTokensKnown,
             })?;
             let reads = matches!(parts.method, Method::GET | Method::HEAD);
             if !reads && !parts.headers.contains_key(header::ORIGIN) {
-                return Err(Refusal::OriginMissing);
+                return Err(AccessRefused::OriginMissing);
             }
             token
         }
@@ -197,12 +197,12 @@ fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, Refusal
     owner(access, &sent).map(Actor)
 }
 
-fn owner(access: &Access, sent: &[u8]) -> Result<String, Refusal> {
+fn owner(access: &Access, sent: &[u8]) -> Result<String, AccessRefused> {
     let tokens = access.tokens.as_ref().ok_or(match access.local_changes {
-        true => Refusal::NoTokensKnown,
-        false => Refusal::NoLocalChanges,
+        true => AccessRefused::NoTokensKnown,
+        false => AccessRefused::NoLocalChanges,
     })?;
-    tokens.name_of(sent).map(str::to_owned).ok_or(Refusal::TokenUnknown)
+    tokens.name_of(sent).map(str::to_owned).ok_or(AccessRefused::TokenUnknown)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -244,14 +244,14 @@ fn named(parts: &Parts) -> Option<Authority> {
     (!named.as_str().contains('@')).then_some(named)
 }
 
-fn host_is_ours(hosts: &[String], parts: &Parts) -> Result<(), Refusal> {
-    let named = named(parts).ok_or(Refusal::HostMissing)?;
+fn host_is_ours(hosts: &[String], parts: &Parts) -> Result<(), AccessRefused> {
+    let named = named(parts).ok_or(AccessRefused::HostMissing)?;
     let host = named.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let known = host.parse::<IpAddr>().is_ok() || host == "localhost" || hosts.contains(&host);
-    if known { Ok(()) } else { Err(Refusal::HostForeign(host)) }
+    if known { Ok(()) } else { Err(AccessRefused::HostForeign(host)) }
 }
 
-fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
+fn origin_is_ours(parts: &Parts) -> Result<(), AccessRefused> {
     if !parts.headers.contains_key(header::ORIGIN) {
         return Ok(());
     }
@@ -268,24 +268,24 @@ fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
         let place = |a: &Authority| (a.host().to_ascii_lowercase(), a.port_u16().unwrap_or(default_port));
         (!origin.as_str().contains('@') && place(&origin) == place(&named)).then_some(())
     };
-    ours().ok_or(Refusal::OriginForeign)
+    ours().ok_or(AccessRefused::OriginForeign)
 }
 
 /// Fetch Metadata (W3C): only browsers send it, and scripts cannot set it. A user may follow a
 /// link.
-fn page_is_ours(parts: &Parts) -> Result<(), Refusal> {
+fn page_is_ours(parts: &Parts) -> Result<(), AccessRefused> {
     let Some(site) = parts.headers.get("sec-fetch-site") else { return Ok(()) };
     let says = |name: &str, value: &str| parts.headers.get(name).is_some_and(|v| v == value);
     let link = parts.method == Method::GET
         && says("sec-fetch-mode", "navigate")
         && says("sec-fetch-dest", "document");
     let ours = site == "same-origin" || site == "none";
-    if ours || link || OPEN.contains(&parts.uri.path()) { Ok(()) } else { Err(Refusal::OriginForeign) }
+    if ours || link || OPEN.contains(&parts.uri.path()) { Ok(()) } else { Err(AccessRefused::OriginForeign) }
 }
 
 /// Why a request was refused. The texts never contain a token, or the token file's place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum AccessRefused {
     #[error("the request does not say, once and clearly, which host it means")]
     HostMissing,
     #[error("the host `{0}` is not one of this server's")]
@@ -308,46 +308,48 @@ pub(super) enum Refusal {
     NotJson,
 }
 
-impl Refusal {
+impl AccessRefused {
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::HostMissing
-            | Refusal::HostForeign(_)
-            | Refusal::OriginForeign
-            | Refusal::OriginMissing
-            | Refusal::NoLocalChanges => StatusCode::FORBIDDEN,
-            Refusal::MustBePost => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::TokenNeeded | Refusal::TokenUnknown | Refusal::NoTokensKnown => StatusCode::UNAUTHORIZED,
-            Refusal::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            AccessRefused::HostMissing
+            | AccessRefused::HostForeign(_)
+            | AccessRefused::OriginForeign
+            | AccessRefused::OriginMissing
+            | AccessRefused::NoLocalChanges => StatusCode::FORBIDDEN,
+            AccessRefused::MustBePost => StatusCode::METHOD_NOT_ALLOWED,
+            AccessRefused::TokenNeeded | AccessRefused::TokenUnknown | AccessRefused::NoTokensKnown => {
+                StatusCode::UNAUTHORIZED
+            }
+            AccessRefused::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
 
     fn hint(&self) -> String {
         match self {
-            Refusal::HostMissing => "send one Host header".into(),
-            Refusal::HostForeign(host) => {
+            AccessRefused::HostMissing => "send one Host header".into(),
+            AccessRefused::HostForeign(host) => {
                 format!("use an IP address or localhost, or add \"{host}\" to `hosts` under [admin]")
             }
-            Refusal::OriginMissing => "outside a browser send `Authorization: Bearer TOKEN`".into(),
-            Refusal::OriginForeign => "open the page under the address of this server itself".into(),
-            Refusal::MustBePost => {
+            AccessRefused::OriginMissing => "outside a browser send `Authorization: Bearer TOKEN`".into(),
+            AccessRefused::OriginForeign => "open the page under the address of this server itself".into(),
+            AccessRefused::MustBePost => {
                 "send POST with content-type application/json and {\"reason\": \"...\"}".into()
             }
-            Refusal::TokenNeeded | Refusal::TokenUnknown => {
+            AccessRefused::TokenNeeded | AccessRefused::TokenUnknown => {
                 "send `Authorization: Bearer TOKEN`; on the command line: --token-file FILE".into()
             }
-            Refusal::NoTokensKnown => "set `token_file` under [admin]; its lines are `NAME TOKEN`".into(),
-            Refusal::NoLocalChanges => {
+            AccessRefused::NoTokensKnown => "set `token_file` under [admin]; its lines are `NAME TOKEN`".into(),
+            AccessRefused::NoLocalChanges => {
                 "create `grayling.stop` beside the config file to put every release at 0%, or set `token_file` under [admin]; \
                  its lines are `NAME TOKEN`"
                     .into()
             }
-            Refusal::NotJson => "send content-type application/json and {\"reason\": \"...\"}".into(),
+            AccessRefused::NotJson => "send content-type application/json and {\"reason\": \"...\"}".into(),
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for AccessRefused {
     fn into_response(self) -> Response {
         let mut response = refuse(self.status(), self.to_string(), Some(self.hint()));
         let headers = response.headers_mut();

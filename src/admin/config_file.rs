@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Limit of the text; the rest is cut off.
 const BYTES_MAX: u64 = 4 << 20;
 
-pub async fn file(State(live): State<Arc<SharedState>>) -> Json<dto::ConfigFile> {
+pub async fn file(State(live): State<Arc<SharedState>>) -> Json<dto::ConfigFileBody> {
     let source = live.source();
     let path = source.path.clone();
     let read = tokio::task::spawn_blocking(move || read(&path)).await;
@@ -25,7 +25,7 @@ pub async fn file(State(live): State<Arc<SharedState>>) -> Json<dto::ConfigFile>
         Ok(text) => (Some(text), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    Json(dto::ConfigFile {
+    Json(dto::ConfigFileBody {
         path: source.path,
         text,
         error,

@@ -3,14 +3,14 @@
 //! There are two rooms, for this machine and for all others, so that no other machine can keep a
 //! local operator out. A full room refuses no one: a new connection replaces another.
 //! The victim belongs to the source with the most connections. Of these it is the one in the
-//! earliest [`Stage`], and of those the one that has waited longest.
+//! earliest [`AdminStage`], and of those the one that has waited longest.
 //!
 //! So a silent connection is closed before a working one, however many there are. A source that
 //! opens connections in a loop closes its own. A request that arrives with its connection, as those
 //! of probes and commands do, is answered.
 //!
 //! Invariants: a room never holds more than its maximum. A connection's place is free as soon as
-//! its [`Place`] is dropped, or is given to another.
+//! its [`ConnectionSlot`] is dropped, or is given to another.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -54,7 +54,7 @@ impl Capacity {
 
 /// The party a connection waits for. The first stage is evicted first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Stage {
+pub enum AdminStage {
     /// The client: a request has not arrived, or not whole.
     Receiving,
     /// The client: it has yet to read the response.
@@ -64,27 +64,27 @@ pub enum Stage {
 }
 
 /// The connections of one kind.
-pub struct Room {
+pub struct ConnectionLimit {
     max: usize,
     next: u64,
-    held: HashMap<u64, Held>,
+    held: HashMap<u64, AdmittedConnection>,
 }
 
-struct Held {
-    source: Source,
-    stage: Stage,
+struct AdmittedConnection {
+    source: ClientSource,
+    stage: AdminStage,
     since: Instant,
     evicted: Arc<Notify>,
 }
 
 /// Addresses that one client can easily get are one source: all of loopback, and a /64 of IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Source(IpAddr);
+struct ClientSource(IpAddr);
 
-impl Source {
-    fn new(address: IpAddr) -> Source {
+impl ClientSource {
+    fn new(address: IpAddr) -> ClientSource {
         let address = address.to_canonical();
-        Source(match address {
+        ClientSource(match address {
             _ if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),
             IpAddr::V4(_) => address,
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
@@ -93,36 +93,41 @@ impl Source {
 }
 
 /// A connection's place in its room.
-pub struct Place {
-    room: Arc<Mutex<Room>>,
+pub struct ConnectionSlot {
+    room: Arc<Mutex<ConnectionLimit>>,
     number: u64,
 }
 
-impl Room {
-    pub fn new(max: usize) -> Arc<Mutex<Room>> {
-        Arc::new(Mutex::new(Room { max, next: 0, held: HashMap::new() }))
+impl ConnectionLimit {
+    pub fn new(max: usize) -> Arc<Mutex<ConnectionLimit>> {
+        Arc::new(Mutex::new(ConnectionLimit { max, next: 0, held: HashMap::new() }))
     }
 
     /// Takes a place for a connection from `address`. `evicted` is notified when the place is taken
     /// away. Also returns whether another connection was evicted for it.
     pub fn enter(
-        room: &Arc<Mutex<Room>>,
+        room: &Arc<Mutex<ConnectionLimit>>,
         address: IpAddr,
         evicted: Arc<Notify>,
         now: Instant,
-    ) -> (Place, bool) {
+    ) -> (ConnectionSlot, bool) {
         let mut inside = lock(room);
         let full = inside.held.len() >= inside.max && inside.evict();
         let number = inside.next;
         inside.next += 1;
-        let held = Held { source: Source::new(address), stage: Stage::Receiving, since: now, evicted };
+        let held = AdmittedConnection {
+            source: ClientSource::new(address),
+            stage: AdminStage::Receiving,
+            since: now,
+            evicted,
+        };
         inside.held.insert(number, held);
-        (Place { room: room.clone(), number }, full)
+        (ConnectionSlot { room: room.clone(), number }, full)
     }
 
     /// Closes the victim defined above. False: there is none.
     pub fn evict(&mut self) -> bool {
-        let mut counts: HashMap<Source, usize> = HashMap::new();
+        let mut counts: HashMap<ClientSource, usize> = HashMap::new();
         self.held.values().for_each(|held| *counts.entry(held.source).or_default() += 1);
         let most = counts.values().copied().max().unwrap_or_default();
         let greedy = self.held.iter().filter(|(_, held)| counts.get(&held.source) == Some(&most));
@@ -132,21 +137,21 @@ impl Room {
     }
 }
 
-impl Place {
-    pub fn enter_stage(&self, stage: Stage, now: Instant) {
+impl ConnectionSlot {
+    pub fn enter_stage(&self, stage: AdminStage, now: Instant) {
         if let Some(held) = lock(&self.room).held.get_mut(&self.number) {
             (held.stage, held.since) = (stage, now);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.room).held.remove(&self.number);
     }
 }
 
-pub fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+pub fn lock(room: &Mutex<ConnectionLimit>) -> MutexGuard<'_, ConnectionLimit> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -156,27 +161,27 @@ mod tests {
     use std::time::Duration;
 
     struct Visits {
-        room: Arc<Mutex<Room>>,
+        room: Arc<Mutex<ConnectionLimit>>,
         now: Instant,
     }
 
     impl Visits {
         fn new(max: usize) -> Visits {
-            Visits { room: Room::new(max), now: Instant::now() }
+            Visits { room: ConnectionLimit::new(max), now: Instant::now() }
         }
 
-        fn come(&mut self, address: &str) -> Place {
+        fn come(&mut self, address: &str) -> ConnectionSlot {
             self.now += Duration::from_millis(1);
-            Room::enter(&self.room, address.parse().unwrap(), Arc::default(), self.now).0
+            ConnectionLimit::enter(&self.room, address.parse().unwrap(), Arc::default(), self.now).0
         }
 
-        fn goes_on(&mut self, place: &Place, stage: Stage) {
+        fn goes_on(&mut self, place: &ConnectionSlot, stage: AdminStage) {
             self.now += Duration::from_millis(1);
             place.enter_stage(stage, self.now);
         }
     }
 
-    fn is_in(place: &Place) -> bool {
+    fn is_in(place: &ConnectionSlot) -> bool {
         lock(&place.room).held.contains_key(&place.number)
     }
 
@@ -184,14 +189,14 @@ mod tests {
     fn the_one_that_has_waited_longest_for_its_client_gives_way() {
         let mut visits = Visits::new(3);
         let [works, sends, waits] = [(); 3].map(|()| visits.come("127.0.0.1"));
-        visits.goes_on(&works, Stage::Working);
-        visits.goes_on(&sends, Stage::Sending);
+        visits.goes_on(&works, AdminStage::Working);
+        visits.goes_on(&sends, AdminStage::Sending);
         let new = visits.come("::1");
         assert!(!is_in(&waits) && is_in(&works) && is_in(&sends) && is_in(&new));
         // The newest, but it is evicted before one that is being answered.
         let newer = visits.come("127.0.0.9");
         assert!(!is_in(&new) && is_in(&sends) && is_in(&newer));
-        visits.goes_on(&newer, Stage::Sending);
+        visits.goes_on(&newer, AdminStage::Sending);
         let newest = visits.come("127.0.0.1");
         assert!(!is_in(&sends) && is_in(&newer) && is_in(&newest));
         drop((works, newer, new));
@@ -205,7 +210,7 @@ mod tests {
         let many: Vec<_> = (0..40)
             .map(|i| {
                 let place = visits.come(&format!("2001:db8::{i:x}"));
-                visits.goes_on(&place, Stage::Working);
+                visits.goes_on(&place, AdminStage::Working);
                 place
             })
             .collect();

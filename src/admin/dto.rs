@@ -13,29 +13,29 @@ use serde_json::Value;
 mod requests;
 mod running;
 pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
-pub use running::{Ceiling, Gates, Route, Running, Service, Spells, Standing};
+pub use running::{CeilingBody, GatesBody, RouteBody, RunningBody, ServiceBody, SpellsBody, StandingBody};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct StatusBody {
     pub version: String,
     pub uptime_s: u64,
     /// When this was computed, by the server's clock.
     #[serde(default)]
     pub at: String,
-    pub config: Config,
+    pub config: ConfigStatus,
     /// Why trips are in memory only; `null` while the state file can be written.
     #[serde(default)]
     pub state_error: Option<String>,
-    pub releases: Vec<Release>,
+    pub releases: Vec<ReleaseBody>,
     /// Releases that are not in the file any more but still rolled back: no user may be sent to
     /// their servers.
     #[serde(default)]
-    pub removed: Vec<Removed>,
+    pub removed: Vec<RemovedRelease>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Removed {
+pub struct RemovedRelease {
     pub name: String,
     pub cause: String,
     pub at: String,
@@ -43,7 +43,7 @@ pub struct Removed {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
+pub struct ConfigStatus {
     /// Number of configs that came into force since the start.
     pub revision: u64,
     /// Of the file's bytes, in hex.
@@ -54,10 +54,10 @@ pub struct Config {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Release {
+pub struct ReleaseBody {
     pub name: String,
     pub attempt: u64,
-    pub state: ReleaseState,
+    pub state: ReleaseStateLabel,
     /// The highest that was ever in force: only a higher one re-arms.
     #[serde(default)]
     pub attempt_seen: u64,
@@ -76,19 +76,19 @@ pub struct Release {
     pub wave: Option<String>,
     /// The plan's waves in order; empty for a weight set by hand.
     #[serde(default)]
-    pub waves: Vec<Wave>,
+    pub waves: Vec<WaveBody>,
     /// The state of the next step; `null` for a weight set by hand.
     #[serde(default)]
-    pub progress: Option<Progress>,
+    pub progress: Option<ProgressBody>,
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
     /// Slowness of `new` is no evidence yet; `null`: no part of it warms up.
     #[serde(default)]
-    pub warming_up: Option<WarmingUp>,
+    pub warming_up: Option<WarmUpBody>,
     /// Ceilings only report, and waves hold; `null`: no maintenance is in force.
     #[serde(default)]
-    pub maintenance: Option<Maintenance>,
+    pub maintenance: Option<MaintenanceBody>,
     /// Why the weight in force is below the configured one, in a sentence.
     #[serde(default)]
     pub held: Option<String>,
@@ -96,21 +96,21 @@ pub struct Release {
     #[serde(default)]
     pub ends: Vec<String>,
     #[serde(default)]
-    pub trip: Option<Trip>,
-    pub arms: Arms,
+    pub trip: Option<TripBody>,
+    pub arms: ArmsBody,
     /// Exchanges with `new` that have not ended, tunnels among them.
     #[serde(default)]
-    pub under_way: UnderWay,
+    pub under_way: UnderWayBody,
     #[serde(default)]
-    pub gates: Vec<Gate>,
+    pub gates: Vec<GateBody>,
     /// The watched resources of the two versions.
     #[serde(default)]
-    pub resources: Vec<Resource>,
-    pub watchdog: Watchdog,
+    pub resources: Vec<ResourceBody>,
+    pub watchdog: WatchdogBody,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Maintenance {
+pub struct MaintenanceBody {
     /// The id of the change that needs it.
     pub change: String,
     pub at: String,
@@ -122,7 +122,7 @@ pub struct Maintenance {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WarmingUp {
+pub struct WarmUpBody {
     /// Remaining time.
     pub left_s: u64,
     /// Responses that it still needs.
@@ -132,7 +132,7 @@ pub struct WarmingUp {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct UnderWay {
+pub struct UnderWayBody {
     pub requests: u64,
     /// When the oldest began, within a second; `null`: there is none.
     pub since: Option<String>,
@@ -140,14 +140,14 @@ pub struct UnderWay {
 
 /// Numbers are in the unit of the reading; an unknown one is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Resource {
+pub struct ResourceBody {
     pub name: String,
     /// The expression or queries, as in the file.
     pub reading: String,
     /// `hold` or `trip`.
     pub on: String,
-    pub stable: ResourceUse,
-    pub new: ResourceUse,
+    pub stable: ResourceUseBody,
+    pub new: ResourceUseBody,
     pub ceiling: Option<f64>,
     pub times_stable_max: Option<f64>,
     /// Consecutive readings over a limit that decide; and how many of the newest are over one.
@@ -161,7 +161,7 @@ pub struct Resource {
 /// The newest reading of one arm.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ResourceUse {
+pub struct ResourceUseBody {
     /// Over its servers.
     pub mean: Option<f64>,
     pub highest: Option<f64>,
@@ -171,7 +171,7 @@ pub struct ResourceUse {
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Wave {
+pub struct WaveBody {
     pub name: String,
     pub weight: f64,
     /// In `new` in this wave, whatever the weight.
@@ -183,7 +183,7 @@ pub struct Wave {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct ProgressBody {
     /// Number of the current wave, from 1; 0: before the first.
     pub number: u64,
     /// How long the watchdog has watched it, in all processes: the bake.
@@ -209,13 +209,13 @@ pub struct Progress {
     #[serde(default)]
     pub slowest: Option<String>,
     #[serde(default)]
-    pub paused: Option<Paused>,
+    pub paused: Option<PausedBody>,
     #[serde(default)]
     pub open_hours: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Paused {
+pub struct PausedBody {
     pub at: String,
     pub actor: String,
     pub reason: String,
@@ -224,7 +224,7 @@ pub struct Paused {
 /// If several apply, the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ReleaseState {
+pub enum ReleaseStateLabel {
     Pending,
     Progressing,
     Paused,
@@ -233,36 +233,36 @@ pub enum ReleaseState {
     RolledBack,
 }
 
-impl From<rollout::RolloutState> for ReleaseState {
+impl From<rollout::RolloutState> for ReleaseStateLabel {
     fn from(state: rollout::RolloutState) -> Self {
         match state {
-            rollout::RolloutState::Pending => ReleaseState::Pending,
-            rollout::RolloutState::Progressing => ReleaseState::Progressing,
-            rollout::RolloutState::Paused => ReleaseState::Paused,
-            rollout::RolloutState::Complete => ReleaseState::Complete,
-            rollout::RolloutState::Frozen => ReleaseState::Frozen,
-            rollout::RolloutState::RolledBack => ReleaseState::RolledBack,
+            rollout::RolloutState::Pending => ReleaseStateLabel::Pending,
+            rollout::RolloutState::Progressing => ReleaseStateLabel::Progressing,
+            rollout::RolloutState::Paused => ReleaseStateLabel::Paused,
+            rollout::RolloutState::Complete => ReleaseStateLabel::Complete,
+            rollout::RolloutState::Frozen => ReleaseStateLabel::Frozen,
+            rollout::RolloutState::RolledBack => ReleaseStateLabel::RolledBack,
         }
     }
 }
 
-impl ReleaseState {
+impl ReleaseStateLabel {
     /// For people.
     pub fn words(self) -> &'static str {
         match self {
-            ReleaseState::Pending => "pending",
-            ReleaseState::Progressing => "progressing",
-            ReleaseState::Paused => "paused",
-            ReleaseState::Complete => "complete",
-            ReleaseState::Frozen => "frozen",
-            ReleaseState::RolledBack => "rolled back",
+            ReleaseStateLabel::Pending => "pending",
+            ReleaseStateLabel::Progressing => "progressing",
+            ReleaseStateLabel::Paused => "paused",
+            ReleaseStateLabel::Complete => "complete",
+            ReleaseStateLabel::Frozen => "frozen",
+            ReleaseStateLabel::RolledBack => "rolled back",
         }
     }
 }
 
 /// The decision that holds the release: a trip, or the freeze of a release that is `frozen`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trip {
+pub struct TripBody {
     pub cause: String,
     pub at: String,
     pub actor: String,
@@ -276,7 +276,7 @@ pub struct Trip {
     pub onset_to_trip_ms: Option<u64>,
     /// The counts that decided; `null` for a person's decision.
     #[serde(default)]
-    pub decided_by: Option<DecidedBy>,
+    pub decided_by: Option<DecidedByBody>,
     /// Soon after a trip on less than ten seconds of evidence, stable showed the same; and since
     /// when.
     #[serde(default)]
@@ -288,7 +288,7 @@ pub struct Trip {
 /// Counts since the onset.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DecidedBy {
+pub struct DecidedByBody {
     /// A signal of the comparison, `latency_p99_max`, or `fuse`.
     pub signal: String,
     /// `null`: of all routes.
@@ -298,14 +298,14 @@ pub struct DecidedBy {
     pub one_server: bool,
     pub since: String,
     pub for_ms: u64,
-    pub new: DecidedArm,
+    pub new: DecidedArmBody,
     /// `null`: stable was not compared.
-    pub stable: Option<DecidedArm>,
+    pub stable: Option<DecidedArmBody>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DecidedArm {
+pub struct DecidedArmBody {
     pub requests: u64,
     pub bad: u64,
     /// Of the requests: those without a response yet.
@@ -313,7 +313,7 @@ pub struct DecidedArm {
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Arms {
+pub struct ArmsBody {
     pub stable: ArmStatus,
     pub new: ArmStatus,
 }
@@ -330,7 +330,7 @@ pub struct ArmStatus {
     pub error_ratio: Option<f64>,
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
-    pub answers: Answers,
+    pub answers: AnswersBody,
     pub users: u64,
     pub in_flight: u64,
     pub servers_healthy: u64,
@@ -340,7 +340,7 @@ pub struct ArmStatus {
 /// The requests of an arm by the status class of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Answers {
+pub struct AnswersBody {
     #[serde(rename = "2xx")]
     pub success: u64,
     #[serde(rename = "3xx")]
@@ -353,18 +353,18 @@ pub struct Answers {
     pub none: u64,
 }
 
-impl Answers {
+impl AnswersBody {
     /// Each class with its label.
     pub fn labelled(&self) -> [(&'static str, u64); 5] {
-        let Answers { success, redirection, client_error, server_error, none } = *self;
+        let AnswersBody { success, redirection, client_error, server_error, none } = *self;
         [("2xx", success), ("3xx", redirection), ("4xx", client_error), ("5xx", server_error), ("none", none)]
     }
 }
 
-impl From<counters::AnswerCounts> for Answers {
-    fn from(of: counters::AnswerCounts) -> Answers {
+impl From<counters::AnswerCounts> for AnswersBody {
+    fn from(of: counters::AnswerCounts) -> AnswersBody {
         let [success, redirection, client_error, server_error, none] = of;
-        Answers { success, redirection, client_error, server_error, none }
+        AnswersBody { success, redirection, client_error, server_error, none }
     }
 }
 
@@ -378,7 +378,7 @@ pub struct ServerStatus {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Gate {
+pub struct GateBody {
     pub name: String,
     /// `pass`, `fail` or `inconclusive`.
     pub verdict: String,
@@ -392,16 +392,16 @@ pub struct Gate {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Watchdog {
-    pub state: WatchdogState,
+pub struct WatchdogBody {
+    pub state: WatchdogStateLabel,
     /// Why this state, in a sentence.
     #[serde(default)]
     pub detail: String,
     #[serde(default)]
-    pub signals: Vec<Signal>,
+    pub signals: Vec<SignalBody>,
     /// The limits for `new`, from the file.
     #[serde(default)]
-    pub limits: Option<Limits>,
+    pub limits: Option<LimitsBody>,
     /// How long the notice "slower by more than `latency_notice`" stands; `null`: it does not.
     #[serde(default)]
     pub notice_s: Option<f64>,
@@ -412,7 +412,7 @@ pub struct Watchdog {
 
 /// `[release.X.watchdog]`. Shares are 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct LimitsBody {
     pub enabled: bool,
     /// `mode = "report"`: it reports what it would do, and does nothing.
     pub report_only: bool,
@@ -424,7 +424,7 @@ pub struct Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WatchdogState {
+pub enum WatchdogStateLabel {
     Quiet,
     Suspicious,
     Tripped,
@@ -432,33 +432,33 @@ pub enum WatchdogState {
     Blind,
 }
 
-impl From<verdict::WatchdogState> for WatchdogState {
+impl From<verdict::WatchdogState> for WatchdogStateLabel {
     fn from(state: verdict::WatchdogState) -> Self {
         match state {
-            verdict::WatchdogState::Quiet => WatchdogState::Quiet,
-            verdict::WatchdogState::Suspicious => WatchdogState::Suspicious,
-            verdict::WatchdogState::Tripped => WatchdogState::Tripped,
-            verdict::WatchdogState::BothArms => WatchdogState::BothArms,
-            verdict::WatchdogState::Blind => WatchdogState::Blind,
+            verdict::WatchdogState::Quiet => WatchdogStateLabel::Quiet,
+            verdict::WatchdogState::Suspicious => WatchdogStateLabel::Suspicious,
+            verdict::WatchdogState::Tripped => WatchdogStateLabel::Tripped,
+            verdict::WatchdogState::BothArms => WatchdogStateLabel::BothArms,
+            verdict::WatchdogState::Blind => WatchdogStateLabel::Blind,
         }
     }
 }
 
-impl WatchdogState {
+impl WatchdogStateLabel {
     /// For people.
     pub fn words(self) -> &'static str {
         match self {
-            WatchdogState::Quiet => "quiet",
-            WatchdogState::Suspicious => "suspicious",
-            WatchdogState::Tripped => "tripped",
-            WatchdogState::BothArms => "both arms are bad: not blamed on new",
-            WatchdogState::Blind => "blind: it cannot judge now",
+            WatchdogStateLabel::Quiet => "quiet",
+            WatchdogStateLabel::Suspicious => "suspicious",
+            WatchdogStateLabel::Tripped => "tripped",
+            WatchdogStateLabel::BothArms => "both arms are bad: not blamed on new",
+            WatchdogStateLabel::Blind => "blind: it cannot judge now",
         }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Signal {
+pub struct SignalBody {
     pub signal: String,
     pub stratum: String,
     /// 0: none, 1: trips (logarithmic); `null` for a signal that has no such measure.
@@ -469,7 +469,7 @@ pub struct Signal {
 
 /// `GET /api/v1/explain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Explain {
+pub struct ExplainBody {
     pub release: String,
     /// `null` without a user id.
     pub bucket: Option<u32>,
@@ -498,7 +498,7 @@ pub struct Explain {
 
 /// `GET /api/v1/config/file`: the file on the disk, whether it is in force or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigFile {
+pub struct ConfigFileBody {
     pub path: std::path::PathBuf,
     pub text: Option<String>,
     /// Why it cannot be read.
@@ -513,7 +513,7 @@ pub struct ConfigFile {
 
 /// `GET /api/v1/session`: the page's actor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session {
+pub struct SessionBody {
     /// `null`: not signed in.
     pub actor: Option<String>,
     /// Whether a change needs a token here.
@@ -523,14 +523,14 @@ pub struct Session {
 /// The response to a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChangeAnswer {
-    pub state: ReleaseState,
+    pub state: ReleaseStateLabel,
     /// The number of the ledger's entry.
     pub ledger: u64,
     /// What is in force now, in a sentence.
     pub message: String,
     /// After a rollback: the exchanges that have not ended yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub under_way: Option<UnderWay>,
+    pub under_way: Option<UnderWayBody>,
 }
 
 /// An element of the array of `GET /api/v1/ledger?since=N`.
@@ -546,7 +546,7 @@ pub struct LedgerEnd {
 /// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the requested
 /// numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hashed {
+pub struct HashedBody {
     pub key: String,
     pub hashes: Vec<String>,
 }
@@ -554,7 +554,7 @@ pub struct Hashed {
 /// The body of `GET /readyz`, whether it is 200 or 503.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyDetails {
-    pub phase: Phase,
+    pub phase: PhaseLabel,
     /// Why the last reload failed. The proxy goes on with the config before.
     #[serde(default)]
     pub last_reload_error: Option<String>,
@@ -569,7 +569,7 @@ pub struct ReadyDetails {
 /// `readyz` is 200 in `serving`, else 503; nothing else makes it 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum PhaseLabel {
     Starting,
     Serving,
     Draining,
@@ -618,18 +618,18 @@ mod tests {
     #[test]
     fn the_published_status_is_read_and_written_with_the_same_names() {
         let published: Value = serde_json::from_str(PUBLISHED).unwrap();
-        let status: Status = serde_json::from_str(PUBLISHED).unwrap();
+        let status: StatusBody = serde_json::from_str(PUBLISHED).unwrap();
         holds(&serde_json::to_value(&status).unwrap(), &published, "status");
     }
 
     #[test]
     fn states_have_the_published_names() {
         let name = |v: Value| v.as_str().map(str::to_owned).unwrap();
-        use ReleaseState as R;
+        use ReleaseStateLabel as R;
         let states = [R::Pending, R::Progressing, R::Paused, R::Complete, R::Frozen, R::RolledBack]
             .map(|s| name(serde_json::to_value(s).unwrap()));
         assert_eq!(states, ["pending", "progressing", "paused", "complete", "frozen", "rolled_back"]);
-        use WatchdogState as W;
+        use WatchdogStateLabel as W;
         let states = [W::Quiet, W::Suspicious, W::Tripped, W::BothArms, W::Blind]
             .map(|s| name(serde_json::to_value(s).unwrap()));
         assert_eq!(states, ["quiet", "suspicious", "tripped", "both_arms", "blind"]);

@@ -16,7 +16,7 @@
 use super::auth::refuse;
 use super::history::{History, STEP};
 use super::routes::status_of;
-use super::serve::Lease;
+use super::serve::AdminConnection;
 use crate::runtime::shared::SharedState;
 use crate::telemetry::clock;
 use axum::body::Body;
@@ -47,10 +47,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(30);
 
 /// Makes the events, once for all streams.
-pub struct Hub {
+pub struct EventHub {
     live: Arc<SharedState>,
     history: Mutex<History>,
-    streams: Mutex<Streams>,
+    streams: Mutex<EventStreams>,
     room: Arc<Semaphore>,
     streams_max: usize,
     /// Notified when a stream opens without a fresh summary.
@@ -58,21 +58,21 @@ pub struct Hub {
 }
 
 #[derive(Default)]
-struct Streams {
-    open: Vec<Stream>,
+struct EventStreams {
+    open: Vec<EventStream>,
     /// The last summary, and when it was made.
     latest: Option<(Duration, Bytes)>,
 }
 
-struct Stream {
+struct EventStream {
     to: mpsc::Sender<Bytes>,
     /// Events lost since the last `dropped` event.
     lost: u64,
 }
 
-impl Hub {
-    pub fn new(live: Arc<SharedState>, streams_max: usize) -> Arc<Hub> {
-        Arc::new(Hub {
+impl EventHub {
+    pub fn new(live: Arc<SharedState>, streams_max: usize) -> Arc<EventHub> {
+        Arc::new(EventHub {
             live,
             history: Mutex::default(),
             streams: Mutex::default(),
@@ -154,7 +154,7 @@ impl Hub {
         Some((from, room))
     }
 
-    fn streams(&self) -> MutexGuard<'_, Streams> {
+    fn streams(&self) -> MutexGuard<'_, EventStreams> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,7 +163,7 @@ impl Hub {
     }
 }
 
-impl Streams {
+impl EventStreams {
     /// Opens a stream; also returns whether it got a summary that is fresh at `now`.
     fn open(&mut self, now: Duration) -> (mpsc::Receiver<Bytes>, bool) {
         let (to, from) = mpsc::channel(QUEUE);
@@ -171,7 +171,7 @@ impl Streams {
         let _ = to.try_send(Bytes::from_static(b"retry: 1000\n\n"));
         let latest = self.latest.as_ref().filter(|(at, _)| now.saturating_sub(*at) < EVERY);
         let fresh = latest.is_some_and(|(_, summary)| to.try_send(summary.clone()).is_ok());
-        self.open.push(Stream { to, lost: 0 });
+        self.open.push(EventStream { to, lost: 0 });
         (from, fresh)
     }
 
@@ -206,7 +206,10 @@ fn dropped(events: u64) -> Bytes {
     event("dropped", &json!({ "events": events }))
 }
 
-pub async fn events(Extension(hub): Extension<Arc<Hub>>, lease: Option<Extension<Lease>>) -> Response {
+pub async fn events(
+    Extension(hub): Extension<Arc<EventHub>>,
+    lease: Option<Extension<AdminConnection>>,
+) -> Response {
     let Some((from, room)) = hub.open() else {
         let hint = "close a page, or poll /api/v1/status".to_owned();
         let error = format!("there are {} streams already", hub.streams_max);
@@ -232,7 +235,10 @@ pub struct HistoryQuery {
     release: Option<String>,
 }
 
-pub async fn history(Extension(hub): Extension<Arc<Hub>>, Query(query): Query<HistoryQuery>) -> Response {
+pub async fn history(
+    Extension(hub): Extension<Arc<EventHub>>,
+    Query(query): Query<HistoryQuery>,
+) -> Response {
     let told = hub.history().tell(query.release.as_deref(), clock::now());
     Json(told).into_response()
 }
@@ -240,7 +246,7 @@ pub async fn history(Extension(hub): Extension<Arc<Hub>>, Query(query): Query<Hi
 /// The response body of a stream; it never ends by itself.
 struct EventBody {
     from: mpsc::Receiver<Bytes>,
-    lease: Option<Lease>,
+    lease: Option<AdminConnection>,
     live: Arc<SharedState>,
     _room: OwnedSemaphorePermit,
 }
@@ -278,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_takes_nothing_loses_events_that_others_get_and_is_told_how_many() {
-        let mut streams = Streams::default();
+        let mut streams = EventStreams::default();
         let ((mut slow, _), (mut quick, _)) = (streams.open(EVERY), streams.open(EVERY));
         let mut got = taken(&mut quick);
         let mut lost = 0;
@@ -297,7 +303,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_forgotten_and_who_comes_begins_with_what_is_fresh() {
-        let mut streams = Streams::default();
+        let mut streams = EventStreams::default();
         drop(streams.open(Duration::ZERO));
         streams.send(&event("n", &1));
         assert!(streams.open.is_empty());

@@ -44,11 +44,11 @@ struct Point {
     evidence: Option<f32>,
     /// Distinct users of the last five minutes, as [stable, new].
     users: [u32; 2],
-    arms: [Figures; 2],
+    arms: [HistoryFigures; 2],
 }
 
 #[derive(Clone, Copy, Default)]
-struct Figures {
+struct HistoryFigures {
     /// Requests a second.
     rate: f32,
     error_ratio: Option<f32>,
@@ -56,11 +56,11 @@ struct Figures {
     p99_ms: Option<f32>,
 }
 
-impl Figures {
-    fn of(counted: &PeriodCounts, took: Duration) -> Figures {
+impl HistoryFigures {
+    fn of(counted: &PeriodCounts, took: Duration) -> HistoryFigures {
         let ms = |q: f64| counted.latency.quantile(q).map(|d| (d.as_secs_f64() * 1e3) as f32);
         let ratio = counted.failures as f64 / counted.requests.max(1) as f64;
-        Figures {
+        HistoryFigures {
             rate: (counted.requests as f64 / took.as_secs_f64().max(1e-3)) as f32,
             error_ratio: (counted.requests > 0).then_some(ratio as f32),
             p50_ms: ms(0.5),
@@ -86,7 +86,7 @@ impl History {
             let arms = Arm::BOTH.map(|arm| PeriodCounts::of(release.tally.arm(arm)));
             if let Some(last) = track.last.take() {
                 let took = now.saturating_sub(last.at);
-                let figures = [0, 1].map(|i: usize| Figures::of(&arms[i].since(&last.arms[i]), took));
+                let figures = [0, 1].map(|i: usize| HistoryFigures::of(&arms[i].since(&last.arms[i]), took));
                 let users = Arm::BOTH
                     .map(|arm| u32::try_from(release.tally.arm(arm).distinct_users()).unwrap_or(u32::MAX));
                 let point = Point {
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn an_arm_without_a_request_has_a_rate_and_nothing_else() {
-        let idle = Figures::of(&PeriodCounts::default(), STEP);
+        let idle = HistoryFigures::of(&PeriodCounts::default(), STEP);
         assert_eq!(idle.rate, 0.0);
         assert!(idle.error_ratio.is_none() && idle.p50_ms.is_none() && idle.p99_ms.is_none());
         let mut busy = PeriodCounts { requests: 50, failures: 5, ..PeriodCounts::default() };
         busy.latency.counts[10] = 50;
-        let busy = Figures::of(&busy, STEP);
+        let busy = HistoryFigures::of(&busy, STEP);
         assert_eq!((busy.rate, busy.error_ratio), (10.0, Some(0.1)));
     }
 }

@@ -19,13 +19,13 @@ use std::time::Duration;
 
 const EXAMPLE: &str = "{\"for\": \"30m\", \"change\": \"CHG-123\"}, or {\"end\": true}";
 
-type Body = Result<Json<MaintenanceRequest>, JsonRejection>;
+type MaintenanceAnswer = Result<Json<MaintenanceRequest>, JsonRejection>;
 
 pub async fn maintain(
     State(live): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
-    body: Body,
+    body: MaintenanceAnswer,
 ) -> Response {
     let request = match body {
         Ok(Json(request)) => request,

@@ -315,7 +315,7 @@ fn releases(live: &SharedState, snapshot: &Snapshot) {
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
 }
 
-type Read = fn(&ArmCounters) -> LatencySum;
+type MetricReading = fn(&ArmCounters) -> LatencySum;
 
 fn histograms(live: &SharedState, detail: MetricsDetail, text: &mut String) {
     let snapshot = live.desk.announced();
@@ -325,7 +325,7 @@ fn histograms(live: &SharedState, detail: MetricsDetail, text: &mut String) {
             arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
         }
     }
-    let mut families: Vec<(&str, &str, Read)> =
+    let mut families: Vec<(&str, &str, MetricReading)> =
         vec![(RESPONSE, "Until the head of the upstream's response.", ArmCounters::response)];
     // Not counted either where it is not shown: see the end of an exchange.
     if detail == MetricsDetail::Full {

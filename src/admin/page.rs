@@ -31,13 +31,13 @@ const SCRIPTS: [&str; 9] = [
     include_str!("dashboard/main.js"),
 ];
 
-struct Page {
+struct AssembledPage {
     text: Bytes,
     policy: HeaderValue,
     tag: HeaderValue,
 }
 
-static PAGE: LazyLock<Page> = LazyLock::new(|| {
+static PAGE: LazyLock<AssembledPage> = LazyLock::new(|| {
     let (style, script) = (STYLES.join("\n"), format!("/* uPlot:\n{LICENSE}*/\n{}", SCRIPTS.join("\n")));
     let text = FRAME
         .replace("<!-- style -->", &format!("<style>{style}</style>"))
@@ -52,7 +52,7 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
     // Base64 and constants of this file: both are valid in a header.
     let header =
         |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("default-src 'none'"));
-    Page { policy: header(policy), tag: header(tag), text: text.into() }
+    AssembledPage { policy: header(policy), tag: header(tag), text: text.into() }
 });
 
 fn hash(text: &str) -> String {

@@ -25,25 +25,25 @@ fn outlook<'a>(release: &ReleaseSnapshot, view: &'a ReleaseView) -> Option<&'a W
 }
 
 /// The decision that holds a release: a trip, or a freeze.
-pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::Trip> {
+pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::TripBody> {
     match (tripped, frozen) {
         (Some(trip), _) => {
             let evidence: Value = serde_json::from_str(&trip.evidence).unwrap_or(Value::Null);
             let decided_by = evidence.get("decided_by").filter(|of| !of.is_null());
-            Some(dto::Trip {
+            Some(dto::TripBody {
                 cause: trip.cause.label().to_owned(),
                 at: clock::rfc3339(trip.at_ms),
                 actor: trip.actor,
                 detail: trip.detail,
                 // Absent in the evidence of earlier versions.
-                decided_by: decided_by.and_then(|of| dto::DecidedBy::deserialize(of).ok()),
+                decided_by: decided_by.and_then(|of| dto::DecidedByBody::deserialize(of).ok()),
                 evidence,
                 onset_to_trip_ms: trip.onset_to_trip_ms,
                 stable_shows_the_same: trip.stable_same_at_ms.is_some(),
                 stable_same_since: trip.stable_same_at_ms.map(clock::rfc3339),
             })
         }
-        (None, Some(freeze)) => Some(dto::Trip {
+        (None, Some(freeze)) => Some(dto::TripBody {
             cause: freeze.cause.label().to_owned(),
             at: clock::rfc3339(freeze.at_ms),
             actor: freeze.actor,
@@ -58,9 +58,9 @@ pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::Trip> 
     }
 }
 
-pub fn waves(release: &ReleaseSnapshot) -> Vec<dto::Wave> {
+pub fn waves(release: &ReleaseSnapshot) -> Vec<dto::WaveBody> {
     let segments = |n: usize| release.release.segments.iter().take(n).map(|s| s.name.clone()).collect();
-    let wave = |w: &crate::domain::wave::Wave| dto::Wave {
+    let wave = |w: &crate::domain::wave::Wave| dto::WaveBody {
         name: w.name.clone(),
         weight: w.reach.weight.percent(),
         segments: segments(w.reach.segments),
@@ -78,7 +78,7 @@ pub fn progress(
     release: &ReleaseSnapshot,
     view: &ReleaseView,
     pause: Option<Pause>,
-) -> Option<dto::Progress> {
+) -> Option<dto::ProgressBody> {
     if release.release.waves.is_empty() {
         return None;
     }
@@ -86,7 +86,7 @@ pub fn progress(
     let held = outlook.and_then(|o| o.held.as_ref());
     let spent = view.spent(release.stage);
     let rounded = |s: f64| (s * 10.0).round() / 10.0;
-    Some(dto::Progress {
+    Some(dto::ProgressBody {
         number: release.present.map_or(0, |i| i as u64 + 1),
         baked_s: rounded(spent.watched.as_secs_f64()),
         unwatched_s: rounded(spent.unwatched().as_secs_f64()),
@@ -95,7 +95,7 @@ pub fn progress(
         missing: held.map(|h| h.missing.clone()).unwrap_or_default(),
         power: power(release, view),
         slowest: outlook.and_then(|o| slowest(&o.gates)),
-        paused: pause.filter(|_| release.paused).map(|p| dto::Paused {
+        paused: pause.filter(|_| release.paused).map(|p| dto::PausedBody {
             at: clock::rfc3339(p.at_ms),
             actor: p.actor,
             reason: p.reason,
@@ -104,8 +104,8 @@ pub fn progress(
     })
 }
 
-pub fn gates(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Gate> {
-    let gate = |g: &gates::Gate| dto::Gate {
+pub fn gates(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::GateBody> {
+    let gate = |g: &gates::Gate| dto::GateBody {
         name: g.name.clone().into_owned(),
         verdict: g.verdict.label().to_owned(),
         detail: g.detail.clone(),
@@ -115,7 +115,7 @@ pub fn gates(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Gate> {
     outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
 }
 
-pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Resource> {
+pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::ResourceBody> {
     let now = clock::now();
     let one = |(resource, of): (&ResourceConfig, ResourceInputs)| {
         let seen = seen(release, view, resource, now);
@@ -126,9 +126,9 @@ pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Reso
                 Some(seen) => seen.lacks[arm.index()].clone(),
                 None => Some("not read yet".to_owned()),
             };
-            dto::ResourceUse { mean: used.map(|u| u.mean), highest: used.map(|u| u.highest), lack }
+            dto::ResourceUseBody { mean: used.map(|u| u.mean), highest: used.map(|u| u.highest), lack }
         };
-        dto::Resource {
+        dto::ResourceBody {
             name: resource.name.to_string(),
             reading: match &resource.source {
                 ResourceSource::Scraped(expression) => expression.text.clone(),
@@ -173,14 +173,14 @@ fn slowest(gates: &[gates::Gate]) -> Option<String> {
 pub fn standing(
     of: &ReleaseStanding,
     traffic: Option<KnownTraffic>,
-    service: Option<dto::Service>,
-) -> dto::Standing {
+    service: Option<dto::ServiceBody>,
+) -> dto::StandingBody {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
     // Evidence is long, and the client does not use it.
     let evidence = |trip: &Trip| Trip { evidence: "{}".into(), ..trip.clone() };
     let memory = ReleaseState { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
-    dto::Standing {
+    dto::StandingBody {
         wave: progress.map(|p| p.wave.clone()),
         weight_configured: configured.weight.percent(),
         segments_configured: configured.segments,

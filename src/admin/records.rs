@@ -101,14 +101,14 @@ pub async fn hashed(
     match numbers {
         Ok(numbers) if numbers.len() <= HASHED_MAX => {
             let hashes = numbers.iter().map(|number| live.key.user(*number)).collect();
-            Json(dto::Hashed { key: live.key.name().to_owned(), hashes }).into_response()
+            Json(dto::HashedBody { key: live.key.name().to_owned(), hashes }).into_response()
         }
         _ => refuse(StatusCode::BAD_REQUEST, "these are no numbers of users, or too many", Some(hint.into())),
     }
 }
 
 #[derive(Deserialize)]
-pub struct Attempt {
+pub struct AttemptQuery {
     release: String,
     attempt: u64,
 }
@@ -117,9 +117,9 @@ pub struct Attempt {
 /// the file's format; empty if there are none.
 pub async fn failed(
     State(live): State<Arc<SharedState>>,
-    query: Result<Query<Attempt>, QueryRejection>,
+    query: Result<Query<AttemptQuery>, QueryRejection>,
 ) -> Response {
-    let Attempt { release, attempt } = match query {
+    let AttemptQuery { release, attempt } = match query {
         Ok(Query(query)) => query,
         Err(fault) => return malformed(&fault, "?release=NAME&attempt=NUMBER"),
     };

@@ -5,7 +5,7 @@
 //! Every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
-use super::events::{self, Hub};
+use super::events::{self, EventHub};
 use crate::admin::metrics;
 use crate::admin::{config_file, dto, maintenance, page, records, session};
 use crate::domain::config::{self, normalise};
@@ -41,7 +41,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// How long stable may take to accept a connection before a rollback by hand becomes a freeze.
 const PROBE: Duration = Duration::from_secs(1);
 
-pub fn router(live: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
+pub fn router(live: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<EventHub>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -89,9 +89,9 @@ async fn readyz(State(live): State<Arc<SharedState>>) -> Response {
     });
     let details = dto::ReadyDetails {
         phase: match phase {
-            ServingPhase::Starting => dto::Phase::Starting,
-            ServingPhase::Serving => dto::Phase::Serving,
-            ServingPhase::Draining => dto::Phase::Draining,
+            ServingPhase::Starting => dto::PhaseLabel::Starting,
+            ServingPhase::Serving => dto::PhaseLabel::Serving,
+            ServingPhase::Draining => dto::PhaseLabel::Draining,
         },
         last_reload_error: live.source().last_error,
         arms_without_server: without.collect(),
@@ -120,7 +120,7 @@ async fn config(State(live): State<Arc<SharedState>>) -> Response {
         .releases
         .iter()
         .map(|(name, s)| (name.clone(), super::progress::standing(s, traffic(name), service(name))));
-    let running = dto::Running {
+    let running = dto::RunningBody {
         text: source.text,
         path: source.path,
         sha256: source.sha256,
@@ -131,12 +131,12 @@ async fn config(State(live): State<Arc<SharedState>>) -> Response {
     Json(running).into_response()
 }
 
-async fn status(State(live): State<Arc<SharedState>>) -> Json<dto::Status> {
+async fn status(State(live): State<Arc<SharedState>>) -> Json<dto::StatusBody> {
     Json(status_of(&live))
 }
 
 /// The body of `/api/v1/status`.
-pub fn status_of(live: &SharedState) -> dto::Status {
+pub fn status_of(live: &SharedState) -> dto::StatusBody {
     let source = live.source();
     let snapshot = live.desk.announced();
     let views = live.views();
@@ -144,11 +144,11 @@ pub fn status_of(live: &SharedState) -> dto::Status {
     let release =
         |r: &Arc<ReleaseSnapshot>| release_status(live, r, views.get(&r.release.name).unwrap_or(&empty));
     let releases = snapshot.releases.iter().map(release).collect();
-    dto::Status {
+    dto::StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: clock::now().as_secs(),
         at: clock::rfc3339(clock::at_ms()),
-        config: dto::Config {
+        config: dto::ConfigStatus {
             revision: snapshot.revision,
             sha256: source.sha256,
             loaded_at: clock::rfc3339(source.loaded_at_ms),
@@ -159,7 +159,7 @@ pub fn status_of(live: &SharedState) -> dto::Status {
         removed: live
             .removed_trips()
             .into_iter()
-            .map(|(name, trip)| dto::Removed {
+            .map(|(name, trip)| dto::RemovedRelease {
                 name,
                 cause: trip.cause.label().to_owned(),
                 at: clock::rfc3339(trip.at_ms),
@@ -169,7 +169,11 @@ pub fn status_of(live: &SharedState) -> dto::Status {
     }
 }
 
-fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &ReleaseView) -> dto::Release {
+fn release_status(
+    live: &SharedState,
+    live_release: &ReleaseSnapshot,
+    view: &ReleaseView,
+) -> dto::ReleaseBody {
     let release = &live_release.release;
     // From the announced snapshot: changes that are not durable yet are not shown.
     let memory = live.memory(&release.name).unwrap_or_default();
@@ -183,13 +187,13 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
     let unfit = view.known.iter().flat_map(|known| known.unfit(&release.watchdog));
     let unfit = unfit.map(|(key, what)| format!("{key} is {what}")).collect();
     let watchdog = match &view.judgement {
-        Some(judgement) => dto::Watchdog {
+        Some(judgement) => dto::WatchdogBody {
             state: judgement.state.into(),
             detail: judgement.reason.clone(),
             signals: judgement
                 .signals
                 .iter()
-                .map(|s| dto::Signal {
+                .map(|s| dto::SignalBody {
                     signal: s.signal.to_owned(),
                     stratum: s.stratum.to_string(),
                     evidence_ratio: Some(s.evidence_ratio),
@@ -201,8 +205,8 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
             unfit,
         },
         // The watchdog has not run yet.
-        None => dto::Watchdog {
-            state: dto::WatchdogState::Blind,
+        None => dto::WatchdogBody {
+            state: dto::WatchdogStateLabel::Blind,
             detail: "it has not looked yet".to_owned(),
             signals: vec![],
             limits: Some(limits(release)),
@@ -210,7 +214,7 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
             unfit,
         },
     };
-    dto::Release {
+    dto::ReleaseBody {
         name: release.name.clone(),
         attempt: release.attempt,
         attempt_seen: memory.attempt.max(release.attempt),
@@ -223,7 +227,7 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| share::rounded(100.0 * s, 2)),
-        warming_up: view.judgement.as_ref().and_then(|of| of.evidence.warming).map(|of| dto::WarmingUp {
+        warming_up: view.judgement.as_ref().and_then(|of| of.evidence.warming).map(|of| dto::WarmUpBody {
             left_s: of.left.as_millis().div_ceil(1000) as u64,
             answers_left: of.answers_left,
             server: of.server.map(|server| {
@@ -231,7 +235,7 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
                 server.map_or_else(|| "?".to_owned(), |server| server.server.to_string())
             }),
         }),
-        maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::Maintenance {
+        maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::MaintenanceBody {
             change: of.change.clone(),
             at: clock::rfc3339(of.at_ms),
             until: clock::rfc3339(of.until_ms),
@@ -241,7 +245,7 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
         ends,
         trip,
-        arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
+        arms: dto::ArmsBody { stable: arm(Arm::Stable), new: arm(Arm::New) },
         under_way: under_way(live_release.tally.under_way.present()),
         gates: super::progress::gates(live_release, view),
         resources: super::progress::resources(live_release, view),
@@ -249,9 +253,9 @@ fn release_status(live: &SharedState, live_release: &ReleaseSnapshot, view: &Rel
     }
 }
 
-fn limits(release: &config::Release) -> dto::Limits {
+fn limits(release: &config::Release) -> dto::LimitsBody {
     let of = &release.watchdog;
-    dto::Limits {
+    dto::LimitsBody {
         enabled: of.enabled,
         report_only: of.mode == config::WatchdogMode::Report,
         alpha: of.alpha,
@@ -330,7 +334,7 @@ async fn explain(
         crate::domain::decide::Reason::Excluded(i) => Some(release.release.excluded[i].name.clone()),
         _ => None,
     };
-    let explained = dto::Explain {
+    let explained = dto::ExplainBody {
         release: release.release.name.clone(),
         bucket: decision.bucket.map(|b| b.index()),
         arm: decision.arm.label().to_owned(),
@@ -346,13 +350,13 @@ async fn explain(
     Json(explained).into_response()
 }
 
-type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;
+type RequestBodyOf = Result<Json<dto::ChangeRequest>, JsonRejection>;
 
 async fn rollback(
     State(live): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
-    body: Body,
+    body: RequestBodyOf,
 ) -> Response {
     let reason = match body {
         Ok(Json(body)) => body.reason,
@@ -391,7 +395,7 @@ async fn resume(
     State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
-    body: Body,
+    body: RequestBodyOf,
 ) -> Response {
     let (request, origin) =
         match reasoned("resume", "why users may go to new again, or the waves go on", actor, body) {
@@ -421,7 +425,7 @@ async fn pause(
     State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
-    body: Body,
+    body: RequestBodyOf,
 ) -> Response {
     match reasoned("pause", "why the waves stay where they are", actor, body) {
         Ok((_, origin)) => answered(&live, &name, live.pause(&name, &origin)).await,
@@ -433,7 +437,7 @@ async fn promote(
     State(live): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
-    body: Body,
+    body: RequestBodyOf,
 ) -> Response {
     let (request, origin) = match reasoned("promote", "why the next wave may open now", actor, body) {
         Ok(reasoned) => reasoned,
@@ -448,7 +452,7 @@ fn reasoned(
     verb: &str,
     example: &str,
     Extension(Actor(actor)): Extension<Actor>,
-    body: Body,
+    body: RequestBodyOf,
 ) -> Result<(dto::ChangeRequest, ChangeOrigin), Box<Response>> {
     let mut request = match body {
         Ok(Json(request)) => request,
@@ -503,9 +507,9 @@ async fn rolled_back(
     Json(answer).into_response()
 }
 
-fn under_way(present: UnderWayNow) -> dto::UnderWay {
+fn under_way(present: UnderWayNow) -> dto::UnderWayBody {
     let began = |oldest: Duration| clock::rfc3339(clock::at_ms() - oldest.as_millis() as i64);
-    dto::UnderWay { requests: present.count, since: present.oldest.map(began) }
+    dto::UnderWayBody { requests: present.count, since: present.oldest.map(began) }
 }
 
 async fn answer(

@@ -6,12 +6,12 @@
 //! wait for a time-out to get in.
 //!
 //! Invariants: the connections, and the bytes buffered for each, are bounded; so are the times for
-//! a head, a body and a response. A request has a [`Lease`] on its connection. A connection that
+//! a head, a body and a response. A request has a [`AdminConnection`] on its connection. A connection that
 //! has become an event stream lives as long as its reader reads, and has no place in a room:
 //! `events` bounds the number of streams.
 
 use super::auth::refuse;
-use crate::admin::connection_limit::{Capacity, Place, Room, Stage, lock};
+use crate::admin::connection_limit::{AdminStage, Capacity, ConnectionLimit, ConnectionSlot, lock};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
@@ -52,7 +52,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
-    let (local, remote) = (Room::new(capacity.local), Room::new(capacity.remote));
+    let (local, remote) = (ConnectionLimit::new(capacity.local), ConnectionLimit::new(capacity.remote));
     let turns = Arc::new(Semaphore::new(1));
     // Evicted connections, whose sockets are closed once this task yields.
     let (mut closing, closing_max) = (0, (capacity.local / 8).max(1));
@@ -70,9 +70,14 @@ pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
         };
         let room = if peer.ip().to_canonical().is_loopback() { &local } else { &remote };
         let evicted = Arc::new(Notify::new());
-        let (place, full) = Room::enter(room, peer.ip(), evicted.clone(), Instant::now().into_std());
-        let service =
-            Service { router: router.clone(), turns: turns.clone(), peer, lease: Lease::new(place) };
+        let (place, full) =
+            ConnectionLimit::enter(room, peer.ip(), evicted.clone(), Instant::now().into_std());
+        let service = ConnectionService {
+            router: router.clone(),
+            turns: turns.clone(),
+            peer,
+            lease: AdminConnection::new(place),
+        };
         tokio::spawn(async move {
             let lease = service.lease.clone();
             tokio::select! {
@@ -91,16 +96,19 @@ pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
 
 /// The lifetime of a connection, and its place; in the extensions of each of its requests.
 #[derive(Clone)]
-pub struct Lease(Arc<Mutex<Terms>>);
+pub struct AdminConnection(Arc<Mutex<AdminTimeouts>>);
 
-struct Terms {
+struct AdminTimeouts {
     until: Instant,
-    place: Option<Place>,
+    place: Option<ConnectionSlot>,
 }
 
-impl Lease {
-    fn new(place: Place) -> Lease {
-        Lease(Arc::new(Mutex::new(Terms { until: Instant::now() + AGE_MAX, place: Some(place) })))
+impl AdminConnection {
+    fn new(place: ConnectionSlot) -> AdminConnection {
+        AdminConnection(Arc::new(Mutex::new(AdminTimeouts {
+            until: Instant::now() + AGE_MAX,
+            place: Some(place),
+        })))
     }
 
     /// Gives back the place of an ordinary connection: streams have their own limit.
@@ -114,7 +122,7 @@ impl Lease {
         terms.until = terms.until.max(Instant::now() + by);
     }
 
-    fn enter(&self, stage: Stage) {
+    fn enter(&self, stage: AdminStage) {
         if let Some(place) = &self.terms().place {
             place.enter_stage(stage, Instant::now().into_std());
         }
@@ -130,22 +138,22 @@ impl Lease {
         }
     }
 
-    fn terms(&self) -> MutexGuard<'_, Terms> {
+    fn terms(&self) -> MutexGuard<'_, AdminTimeouts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
-struct Service {
+struct ConnectionService {
     router: Router,
     /// One permit, for all connections.
     turns: Arc<Semaphore>,
     peer: SocketAddr,
-    lease: Lease,
+    lease: AdminConnection,
 }
 
-async fn connection(stream: TcpStream, service: Service) {
+async fn connection(stream: TcpStream, service: ConnectionService) {
     let _ = stream.set_nodelay(true);
     // Otherwise data for a peer that is gone, and with it a stream, would be kept for a quarter of
     // an hour.
@@ -166,13 +174,13 @@ async fn connection(stream: TcpStream, service: Service) {
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-impl Service {
+impl ConnectionService {
     /// Receives the request whole, and answers it.
-    async fn answer(self, request: Request<Incoming>) -> io::Result<Response<Sent>> {
+    async fn answer(self, request: Request<Incoming>) -> io::Result<Response<SentBody>> {
         let (parts, body) = request.into_parts();
         let response = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => {
-                self.lease.enter(Stage::Working);
+                self.lease.enter(AdminStage::Working);
                 let mut request = Request::from_parts(parts, Body::from(body.to_bytes()));
                 request.extensions_mut().insert(ConnectInfo(self.peer));
                 request.extensions_mut().insert(self.lease.clone());
@@ -184,8 +192,8 @@ impl Service {
             }
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         };
-        self.lease.enter(Stage::Sending);
-        Ok(response.map(|body| Sent { body, lease: self.lease }))
+        self.lease.enter(AdminStage::Sending);
+        Ok(response.map(|body| SentBody { body, lease: self.lease }))
     }
 
     /// A read may take milliseconds of this thread (metrics, status), and a client may pipeline
@@ -213,12 +221,12 @@ impl Service {
 }
 
 /// A response body. At its end the connection waits for its client again.
-struct Sent {
+struct SentBody {
     body: Body,
-    lease: Lease,
+    lease: AdminConnection,
 }
 
-impl http_body::Body for Sent {
+impl http_body::Body for SentBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -238,8 +246,8 @@ impl http_body::Body for Sent {
     }
 }
 
-impl Drop for Sent {
+impl Drop for SentBody {
     fn drop(&mut self) {
-        self.lease.enter(Stage::Receiving);
+        self.lease.enter(AdminStage::Receiving);
     }
 }

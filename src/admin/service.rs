@@ -17,7 +17,7 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const REQUESTS_MIN: u64 = 1_000;
 
 /// `None`: the watchdog has not looked yet.
-pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::Service> {
+pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::ServiceBody> {
     let known = view.known.as_ref()?;
     let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES));
     let counted = view.recent[Arm::Stable.index()].counted();
@@ -25,9 +25,9 @@ pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::Ser
     let [errors, slow] = known.before;
     let ceiling = |given: f64, of: StableBefore| {
         let [requests, bad] = of.parts();
-        dto::Ceiling { given, requests, bad }
+        dto::CeilingBody { given, requests, bad }
     };
-    let [spells_slow, spells_failed] = known.spells.map(|of| dto::Spells {
+    let [spells_slow, spells_failed] = known.spells.map(|of| dto::SpellsBody {
         n: of.n,
         longest_s: of.longest.as_secs_f64(),
         over_s: of.over.map(|over| over.as_secs_f64()),
@@ -45,9 +45,9 @@ pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::Ser
     let before = UsualStable::before_a_wave(failures, requests, known.spread);
     let route = |of: &StratumProfile| {
         let gates = of.of_wave.map(|usual| gates(&usual, true));
-        dto::Route { name: of.name.to_string(), rate: of.rate, gates }
+        dto::RouteBody { name: of.name.to_string(), rate: of.rate, gates }
     };
-    Some(dto::Service {
+    Some(dto::ServiceBody {
         counted_s: counted.as_secs_f64(),
         rate: (stable.requests + new.requests) as f64 / seconds,
         requests: stable.requests,
@@ -66,9 +66,9 @@ pub fn figures(view: &ReleaseView, watchdog: &WatchdogConfig) -> Option<dto::Ser
     })
 }
 
-fn gates(of: &UsualStable, of_wave: bool) -> dto::Gates {
+fn gates(of: &UsualStable, of_wave: bool) -> dto::GatesBody {
     let [design_errors, design_latency, design_latency_tail] = of.design;
-    dto::Gates {
+    dto::GatesBody {
         of_wave,
         failing_ratio: of.failing,
         slow_ratio: of.slow,
@@ -80,7 +80,7 @@ fn gates(of: &UsualStable, of_wave: bool) -> dto::Gates {
 }
 
 /// What gates count with; `service`: that they are of.
-pub fn usual(of: &dto::Gates, service: &dto::Service) -> UsualStable {
+pub fn usual(of: &dto::GatesBody, service: &dto::ServiceBody) -> UsualStable {
     UsualStable {
         failing: of.failing_ratio,
         slow: of.slow_ratio,
@@ -90,11 +90,11 @@ pub fn usual(of: &dto::Gates, service: &dto::Service) -> UsualStable {
     }
 }
 
-pub fn before(of: &dto::Ceiling) -> StableBefore {
+pub fn before(of: &dto::CeilingBody) -> StableBefore {
     StableBefore::from_parts([of.requests, of.bad])
 }
 
-pub fn spells(of: &dto::Spells) -> SpellProfile {
+pub fn spells(of: &dto::SpellsBody) -> SpellProfile {
     let long = |seconds: f64| time(seconds).unwrap_or_default();
     SpellProfile {
         n: of.n,
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(figures(&ReleaseView::default(), watchdog), None, "it has not looked yet");
         let view =
             |known: &ServiceProfile| ReleaseView { known: Some(known.clone()), ..ReleaseView::default() };
-        let again = |known: &ServiceProfile| -> dto::Service {
+        let again = |known: &ServiceProfile| -> dto::ServiceBody {
             let text = serde_json::to_string(&figures(&view(known), watchdog)).unwrap();
             serde_json::from_str(&text).unwrap()
         };

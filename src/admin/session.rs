@@ -49,7 +49,7 @@ fn cookie(parts: &Parts, value: &str) -> Option<HeaderValue> {
 }
 
 /// Returns the page's actor, and whether a change needs a token.
-pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Json<dto::Session> {
+pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Json<dto::SessionBody> {
     let (parts, _) = request.into_parts();
     Json(auth.session(&parts))
 }
@@ -67,7 +67,7 @@ pub async fn begin(Extension(auth): Extension<Arc<AuthState>>, request: Request)
     };
     match auth.owner(&sent) {
         Ok(actor) => {
-            let answer = Json(dto::Session { actor: Some(actor), token_needed: true });
+            let answer = Json(dto::SessionBody { actor: Some(actor), token_needed: true });
             let value = URL_SAFE_NO_PAD.encode(&sent);
             with_cookie(answer.into_response(), cookie(&parts, &value))
         }

@@ -5,10 +5,10 @@
 
 use crate::admin::auth::AuthState;
 use crate::admin::connection_limit::Capacity;
-use crate::admin::events::Hub;
+use crate::admin::events::EventHub;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
-use crate::app::Ask;
+use crate::app::Command;
 use crate::app::start::{Edits, source};
 use crate::config;
 use crate::proxy::worker::Stage;
@@ -34,7 +34,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Control {
     pub live: Arc<SharedState>,
     pub edits: Edits,
-    pub asked: tokio::sync::mpsc::Receiver<Ask>,
+    pub asked: tokio::sync::mpsc::Receiver<Command>,
     pub admin_capacity: Capacity,
 }
 
@@ -70,7 +70,7 @@ impl Control {
         stage: watch::Receiver<Stage>,
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
-        let hub = Hub::new(self.live.clone(), self.admin_capacity.streams);
+        let hub = EventHub::new(self.live.clone(), self.admin_capacity.streams);
         tokio::spawn(hub.clone().run());
         self.open_admin(sockets, &auth, &hub);
         tokio::spawn(names(self.live.clone(), resolved));
@@ -87,7 +87,7 @@ impl Control {
         let _ = tokio::time::timeout(COURIER_GRACE, courier).await;
     }
 
-    fn open_admin(&self, sockets: Vec<TcpListener>, auth: &Arc<AuthState>, hub: &Arc<Hub>) {
+    fn open_admin(&self, sockets: Vec<TcpListener>, auth: &Arc<AuthState>, hub: &Arc<EventHub>) {
         let router = routes::router(self.live.clone(), auth.clone(), hub.clone());
         for socket in sockets {
             match tokio::net::TcpListener::from_std(socket) {
@@ -99,7 +99,7 @@ impl Control {
         }
     }
 
-    async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<Hub>, mut stage: watch::Receiver<Stage>) {
+    async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<EventHub>, mut stage: watch::Receiver<Stage>) {
         let mut probes = HealthProbes::new(self.live.log.clone());
         probes.follow(&self.live.snapshot());
         loop {
@@ -115,14 +115,14 @@ impl Control {
                 },
                 () = self.live.reload_wanted.notified() => self.edits.watcher.kick(),
                 ask = self.asked.recv() => match ask {
-                    Some(Ask::Reload) => self.edits.watcher.kick(),
+                    Some(Command::Reload) => self.edits.watcher.kick(),
                     None => std::future::pending().await,
                 },
             }
         }
     }
 
-    async fn reload(&mut self, auth: &AuthState, hub: &Hub) {
+    async fn reload(&mut self, auth: &AuthState, hub: &EventHub) {
         let path = self.edits.path.clone();
         // A users file of ten million lines takes a while: the admin API answers meanwhile.
         let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&path)).await else { return };

@@ -7,7 +7,7 @@
 use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
 use super::{block_on, plan_of, verify};
-use crate::admin::dto::Hashed;
+use crate::admin::dto::HashedBody;
 use crate::admin::records::HASHED_MAX;
 use crate::domain::config::Config;
 use crate::domain::segment::UserSet;
@@ -87,12 +87,12 @@ fn a_time(text: &str) -> Result<i64, String> {
 }
 
 /// Where the records come from.
-enum Source {
+enum RecordSource {
     Directory(PathBuf),
     Proxy(Client),
 }
 
-impl Source {
+impl RecordSource {
     fn entries(&self) -> anyhow::Result<(Vec<LedgerEntry>, bool)> {
         let (mut entries, mut verifier) = (vec![], Verifier::new(None));
         let mut take = |line: &[u8]| {
@@ -100,8 +100,8 @@ impl Source {
             entries.extend(serde_json::from_slice::<LedgerEntry>(line));
         };
         match self {
-            Source::Proxy(client) => block_on(verify::lines(client, &mut take))?,
-            Source::Directory(directory) => {
+            RecordSource::Proxy(client) => block_on(verify::lines(client, &mut take))?,
+            RecordSource::Directory(directory) => {
                 let path = directory.join(ledger::FILE);
                 let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let (mut input, mut line) = (BufReader::new(file), vec![]);
@@ -116,10 +116,10 @@ impl Source {
 
     fn failed(&self, release: &str, attempt: u64) -> anyhow::Result<Vec<u8>> {
         match self {
-            Source::Directory(directory) => {
+            RecordSource::Directory(directory) => {
                 Ok(checkpoints::read(directory, &failed_users::file(release, attempt)).unwrap_or_default())
             }
-            Source::Proxy(client) => {
+            RecordSource::Proxy(client) => {
                 let path = format!("/api/v1/failed?release={}&attempt={attempt}", encoded(release));
                 Ok(block_on(async { Ok(client.bytes(&path).await?.to_vec()) })?)
             }
@@ -129,7 +129,7 @@ impl Source {
 
 /// The users that `new` has failed in the period, as far as they are listed.
 #[derive(Default)]
-struct Failed {
+struct FailedInPeriod {
     by_hash: HashMap<String, failed_users::ListedUser>,
     by_user: HashMap<String, failed_users::ListedUser>,
     /// Requests of users who are not listed.
@@ -139,7 +139,7 @@ struct Failed {
     key: Option<aws_lc_rs::hmac::Key>,
 }
 
-impl Failed {
+impl FailedInPeriod {
     fn take(&mut self, bytes: &[u8], since_ms: i64, until_ms: i64) {
         let Some((listed, others)) = failed_users::read(bytes) else { return };
         self.others += others;
@@ -182,30 +182,30 @@ impl Failed {
 }
 
 /// A user who was, or may have been, in `new`.
-struct User {
+struct AffectedUser {
     id: String,
     parts: Vec<Stay>,
     failed: Option<failed_users::ListedUser>,
 }
 
-struct Answer {
+struct AffectedAnswer {
     release: String,
     since_ms: i64,
     until_ms: i64,
     timeline: Timeline,
     /// `None`: without `--users`.
-    users: Option<Vec<User>>,
+    users: Option<Vec<AffectedUser>>,
     asked: usize,
-    failed: Failed,
+    failed: FailedInPeriod,
     notes: Vec<String>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = args.config.as_deref().map(plan_of).transpose()?;
     let source = match (&args.state, &plan) {
-        (Some(directory), _) => Source::Directory(directory.clone()),
-        (None, Some(plan)) => Source::Directory(plan.state.directory.clone()),
-        (None, None) => Source::Proxy(Client::new(&args.admin)?),
+        (Some(directory), _) => RecordSource::Directory(directory.clone()),
+        (None, Some(plan)) => RecordSource::Directory(plan.state.directory.clone()),
+        (None, None) => RecordSource::Proxy(Client::new(&args.admin)?),
     };
     let key = match (&args.key_file, &plan) {
         (Some(path), _) => Some(read_key(path)?),
@@ -222,10 +222,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn work_out(
     args: &Args,
-    source: &Source,
+    source: &RecordSource,
     plan: Option<&Config>,
     key: Option<Vec<u8>>,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<AffectedAnswer> {
     let (since_ms, until_ms) = (args.since, args.until.unwrap_or_else(clock::at_ms));
     anyhow::ensure!(since_ms < until_ms, "--since must be before --until, which is now unless it is given");
     let (entries, sound) = source.entries()?;
@@ -241,7 +241,8 @@ fn work_out(
         None => one_of(names, "affected")?,
     };
     let timeline = Timeline::of(entries.iter(), &release, since_ms, until_ms);
-    let mut failed = Failed { key: key.as_deref().map(failed_users::key), ..Failed::default() };
+    let mut failed =
+        FailedInPeriod { key: key.as_deref().map(failed_users::key), ..FailedInPeriod::default() };
     for attempt in timeline.attempts() {
         failed.take(&source.failed(&release, attempt)?, since_ms, until_ms);
     }
@@ -267,7 +268,7 @@ fn work_out(
                 let was_failed = failed.of(normal.as_deref().unwrap_or(user)).cloned();
                 if !parts.is_empty() || was_failed.is_some() {
                     let id = String::from_utf8_lossy(user).into_owned();
-                    found.push(User { id, parts, failed: was_failed });
+                    found.push(AffectedUser { id, parts, failed: was_failed });
                 }
             }
             Ok(())
@@ -275,7 +276,7 @@ fn work_out(
         users = Some(found);
     }
     let notes = notes(&timeline, &keys, &known, &failed, sound, since_ms);
-    Ok(Answer { release, since_ms, until_ms, timeline, users, asked, failed, notes })
+    Ok(AffectedAnswer { release, since_ms, until_ms, timeline, users, asked, failed, notes })
 }
 
 /// The limits of the result.
@@ -283,7 +284,7 @@ fn notes(
     timeline: &Timeline,
     keys: &Keys<'_>,
     known: &dyn Fn(&str, &RecordedSegment) -> Option<UserSet>,
-    failed: &Failed,
+    failed: &FailedInPeriod,
     sound: bool,
     since_ms: i64,
 ) -> Vec<String> {
@@ -402,9 +403,9 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn of(source: &Source) -> anyhow::Result<Keys<'_>> {
+    fn of(source: &RecordSource) -> anyhow::Result<Keys<'_>> {
         match source {
-            Source::Directory(directory) => {
+            RecordSource::Directory(directory) => {
                 let (local, fault) = match StateKey::read(directory) {
                     Ok(key) => (key, None),
                     Err(why) => (None, Some(format!("{}: {why}", directory.display()))),
@@ -412,7 +413,7 @@ impl Keys<'_> {
                 let name = local.as_ref().map(|key| key.name().to_owned());
                 Ok(Keys { local, proxy: None, name, fault })
             }
-            Source::Proxy(client) => {
+            RecordSource::Proxy(client) => {
                 let name = block_on(ask_hashes(client, &[0]))?.map(|hashed| hashed.key);
                 Ok(Keys { local: None, proxy: Some(client), name, fault: None })
             }
@@ -441,7 +442,7 @@ impl Keys<'_> {
 }
 
 /// `None`: a proxy of an earlier version, which has no key.
-async fn ask_hashes(client: &Client, numbers: &[u64]) -> anyhow::Result<Option<Hashed>> {
+async fn ask_hashes(client: &Client, numbers: &[u64]) -> anyhow::Result<Option<HashedBody>> {
     let numbers = numbers.iter().map(|number| format!("{number:016x}")).collect::<Vec<_>>().join(",");
     match client.get(&format!("/api/v1/ledger/hashed?numbers={numbers}")).await {
         Ok(hashed) => Ok(Some(hashed)),
@@ -458,7 +459,7 @@ fn read_key(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(key)
 }
 
-impl Answer {
+impl AffectedAnswer {
     fn counts(&self) -> (usize, usize, usize) {
         let users = self.users.as_deref().unwrap_or_default();
         let surely = users.iter().filter(|u| u.parts.iter().any(|p| p.unclear.is_empty())).count();
@@ -473,7 +474,7 @@ impl Answer {
         let time = clock::rfc3339;
         let listed =
             |l: &failed_users::ListedUser| json!({"requests": l.requests, "first": l.first, "last": l.last});
-        let user = |u: &User| {
+        let user = |u: &AffectedUser| {
             let part = |p: &Stay| json!({"from": time(p.from_ms), "to": time(p.to_ms), "unclear": p.unclear});
             let surely = u.parts.iter().any(|p| p.unclear.is_empty());
             let was = if surely {

@@ -10,7 +10,7 @@ mod sentences;
 
 use super::EXIT_INVALID_CONFIG;
 use super::text::Colour;
-use crate::admin::dto::{self, Running};
+use crate::admin::dto::{self, RunningBody};
 use crate::config::diff::too_short;
 use crate::config::{
     CheckedConfig, Color, Diagnostic, Diagnostics, PlanFinding, PlanFindingKind, ReleaseStanding, Severity,
@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// `ask` fetches the config of the proxy at `--against`; it is called only with that option.
-pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<RunningBody>) -> anyhow::Result<ExitCode> {
     let running = if args.against.is_some() { Some(ask(&args)?) } else { None };
     let told = examine(&args.file, running.as_ref(), Colour::of_stderr().into());
     if args.json {
@@ -63,7 +63,7 @@ pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> an
 }
 
 /// The output, and whether the file would be refused.
-struct Told {
+struct CheckOutput {
     faults: String,
     summary: String,
     json: Json,
@@ -99,7 +99,7 @@ struct JsonChange {
     message: String,
 }
 
-fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
+fn examine(file: &Path, running: Option<&RunningBody>, color: Color) -> CheckOutput {
     let shown = file.display().to_string();
     let checked = match load(file).result {
         Ok(checked) => checked,
@@ -107,7 +107,7 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
             let summary = format!("{shown}: {}\n", counted(&report));
             let json =
                 Json { file: shown, ok: false, faults: faults(&report), changes: None, releases: vec![] };
-            return Told { faults: spaced(report.render(color)), summary, json, refused: true };
+            return CheckOutput { faults: spaced(report.render(color)), summary, json, refused: true };
         }
     };
     let mut summary = format!("{shown}: {}\n", described(&checked));
@@ -131,16 +131,16 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         findings.into_iter().map(change).collect()
     });
     let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes, releases };
-    Told { faults: spaced(checked.warnings.render(color)), summary, json, refused }
+    CheckOutput { faults: spaced(checked.warnings.render(color)), summary, json, refused }
 }
 
 /// The commands that work while the file is refused: a rollback is never refused.
-fn way_out(running: &Running) -> String {
+fn way_out(running: &RunningBody) -> String {
     let occupied = running.releases.iter().filter(|(_, s)| s.weight > 0.0 || s.segments > 0);
     occupied.map(|(name, _)| format!("to take users out now: grayling rollback {name}\n")).collect()
 }
 
-fn differences(running: &Running, file: &Path, checked: &CheckedConfig) -> (String, Vec<PlanFinding>) {
+fn differences(running: &RunningBody, file: &Path, checked: &CheckedConfig) -> (String, Vec<PlanFinding>) {
     // Parsed as if it stood in the place of the checked file, which will replace it. Otherwise
     // every relative name would differ.
     let before = match parse(&running.text, file) {
@@ -177,14 +177,14 @@ fn differences(running: &Running, file: &Path, checked: &CheckedConfig) -> (Stri
     (told, findings)
 }
 
-fn standings(running: &Running) -> Standings {
+fn standings(running: &RunningBody) -> Standings {
     // Percentages with four decimals: exact in a double.
     let reach = |percent: f64, segments| Exposure {
         weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
         segments,
     };
     // Another version of the proxy may keep state that this one cannot read.
-    let standing = |s: &dto::Standing| {
+    let standing = |s: &dto::StandingBody| {
         let progress = s.wave.as_ref().map(|wave| PlanProgress {
             wave: wave.clone(),
             reach: reach(s.weight_configured, s.segments_configured),
@@ -211,7 +211,7 @@ fn standings(running: &Running) -> Standings {
 }
 
 /// True if the proxy has state of a release that this version cannot read.
-fn knows_more(running: &Running) -> bool {
+fn knows_more(running: &RunningBody) -> bool {
     running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
 }
 
@@ -291,10 +291,10 @@ fn faults(report: &Diagnostics) -> Vec<JsonFault> {
 mod tests {
     use super::*;
 
-    fn running(text: &str) -> Running {
+    fn running(text: &str) -> RunningBody {
         let path = "config/grayling.toml".into();
         let (releases, stranger) = Default::default();
-        Running { text: text.into(), path, sha256: String::new(), releases, stranger, stop_file: false }
+        RunningBody { text: text.into(), path, sha256: String::new(), releases, stranger, stop_file: false }
     }
 
     fn starter() -> (PathBuf, &'static str) {

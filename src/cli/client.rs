@@ -5,7 +5,7 @@
 //! error.
 
 use super::text::shown;
-use crate::admin::dto::{ErrorBody, Running, Status};
+use crate::admin::dto::{ErrorBody, RunningBody, StatusBody};
 use crate::domain::tokens::token_to_send;
 use anyhow::Context;
 use bytes::Bytes;
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// The running config, for `check --against`.
-    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<Running> {
+    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<RunningBody> {
         let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
         let client = Client::new(&args)?;
         super::block_on(async move { Ok(client.get("/api/v1/config").await?) })
@@ -114,7 +114,7 @@ impl Client {
         if let Some(name) = named {
             return Ok(name);
         }
-        let status: Status = self.get("/api/v1/status").await?;
+        let status: StatusBody = self.get("/api/v1/status").await?;
         let names: Vec<String> = status.releases.into_iter().map(|r| r.name).collect();
         one_of(names, command)
     }
@@ -368,7 +368,7 @@ mod tests {
     async fn an_answer_of_something_else_is_not_taken_for_ours() {
         let server = scripted::admin(&[("GET /a", 200, json!("hello")), ("GET /b", 500, json!([]))]).await;
         for path in ["/a", "/b"] {
-            let fault = server.client.get::<Status>(path).await.unwrap_err();
+            let fault = server.client.get::<StatusBody>(path).await.unwrap_err();
             assert!(fault.to_string().contains("does not answer as grayling's admin API does"), "{fault}");
         }
     }

@@ -8,7 +8,7 @@
 use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
-use crate::admin::dto::Explain;
+use crate::admin::dto::ExplainBody;
 use crate::domain::config::{Config, Identity, normalise};
 use crate::domain::decide::{Effective, Reason, decide, enters, is_held_back};
 use crate::domain::segment::Subject;
@@ -42,17 +42,17 @@ pub struct Args {
 
 /// Where the answer comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum ExplainSource {
     Proxy,
     File,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (answer, source) = match &args.config {
-        Some(path) => (offline(&plan_of(path)?, &args.user, args.release)?, Source::File),
+        Some(path) => (offline(&plan_of(path)?, &args.user, args.release)?, ExplainSource::File),
         None => {
             let client = Client::new(&args.admin)?;
-            (block_on(online(&client, &args.user, args.release))?, Source::Proxy)
+            (block_on(online(&client, &args.user, args.release))?, ExplainSource::Proxy)
         }
     };
     if args.json {
@@ -63,13 +63,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
+async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
     let release = client.release(release, "explain --user ID --release").await?;
     let path = format!("/api/v1/explain?user={}&release={}", encoded(user), encoded(&release));
     Ok(client.get(&path).await?)
 }
 
-fn offline(plan: &Config, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
+fn offline(plan: &Config, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
     let names = || plan.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
     let name = release.map_or_else(|| one_of(names(), "explain --user ID --release"), Ok)?;
     let Some(release) = plan.release(&name) else {
@@ -89,7 +89,7 @@ fn offline(plan: &Config, user: &str, release: Option<String>) -> anyhow::Result
         Reason::Excluded(i) => Some(release.excluded[i].name.clone()),
         Reason::NoUserId | Reason::Tripped | Reason::Weight => None,
     };
-    Ok(Explain {
+    Ok(ExplainBody {
         release: name,
         bucket: decision.bucket.map(|b| b.index()),
         arm: decision.arm.label().to_owned(),
@@ -110,11 +110,11 @@ fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     (!id.is_empty() && id.len() <= identity.max_bytes).then_some(id)
 }
 
-fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> String {
+fn render(answer: &ExplainBody, user: &str, source: ExplainSource, colour: Colour) -> String {
     let (user, arm) = (shown(user), colour.paint(Hue::Bold, &shown(&answer.arm)));
     // A file contains the plan of the waves, not their progress.
     let once = match &answer.wave {
-        Some(wave) if source == Source::File => format!(" from wave `{}` on", shown(wave)),
+        Some(wave) if source == ExplainSource::File => format!(" from wave `{}` on", shown(wave)),
         _ => String::new(),
     };
     let mut out = format!("{user} gets {arm} in {}{once}: {}\n", shown(&answer.release), why(answer));
@@ -132,13 +132,13 @@ fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> Strin
         out.push_str("  held back  on stable until the release is complete (`holdback`)\n");
     }
     if let Some(weight) = answer.weight {
-        let place = if source == Source::File { "in the file" } else { "in force" };
+        let place = if source == ExplainSource::File { "in the file" } else { "in force" };
         let _ = writeln!(out, "  weight     {} {place}", percent(weight));
     }
     if let Some(power) = &answer.power {
         let _ = writeln!(out, "  to see     {}", shown(power));
     }
-    if source == Source::File {
+    if source == ExplainSource::File {
         out.push_str(
             "\nThis is what the file says. Rollbacks are not in it, nor what segments by header or network make of a\n\
              request: `grayling explain` without -c asks the running proxy.\n",
@@ -147,7 +147,7 @@ fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> Strin
     out
 }
 
-fn why(answer: &Explain) -> String {
+fn why(answer: &ExplainBody) -> String {
     let segment = answer.segment.as_deref().map_or("one".to_owned(), |s| format!("`{}`", shown(s)));
     match (answer.reason.as_str(), answer.arm.as_str()) {
         ("weight", "new") => "the user's bucket is below the weight".into(),
@@ -181,12 +181,12 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
   enters at  41.2346%
   weight     5% in force
 ";
-        assert_eq!(render(&answer, "al&ice ü", Source::Proxy, Colour::Plain), expected);
+        assert_eq!(render(&answer, "al&ice ü", ExplainSource::Proxy, Colour::Plain), expected);
     }
 
     #[test]
     fn each_reason_is_told_in_words() {
-        let answer = |reason: &str, arm: &str, segment: Option<&str>| Explain {
+        let answer = |reason: &str, arm: &str, segment: Option<&str>| ExplainBody {
             release: "r".into(),
             bucket: None,
             arm: arm.into(),
@@ -198,7 +198,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             held_back: false,
             power: None,
         };
-        let told = |a: Explain| render(&a, "u", Source::Proxy, Colour::Plain);
+        let told = |a: ExplainBody| render(&a, "u", ExplainSource::Proxy, Colour::Plain);
         assert_eq!(
             told(answer("weight", "new", None)),
             "u gets new in r: the user's bucket is below the weight\n"
@@ -356,7 +356,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         // From this user's bucket up.
         let back = offline(&with(1_000_000 - bucket), "alice", None).unwrap();
         assert_eq!((back.arm.as_str(), back.held_back), ("stable", true));
-        let told = render(&back, "alice", Source::File, Colour::Plain);
+        let told = render(&back, "alice", ExplainSource::File, Colour::Plain);
         assert!(told.contains("  held back  on stable until the release is complete"), "{told}");
         let below = offline(&with(1_000_000 - bucket - 1), "alice", None).unwrap();
         assert_eq!((below.arm.as_str(), below.held_back), ("new", false));

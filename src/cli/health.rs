@@ -6,7 +6,7 @@
 use super::client::{AdminArgs, Client};
 use super::text::{self, shown};
 use super::{EXIT_FAILURE, block_on};
-use crate::admin::dto::{Phase, ReadyDetails};
+use crate::admin::dto::{PhaseLabel, ReadyDetails};
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -38,9 +38,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn render(details: &ReadyDetails) -> String {
     let mut out = String::from(match details.phase {
-        Phase::Serving => "ready\n",
-        Phase::Starting => "not ready: starting\n",
-        Phase::Draining => "not ready: draining\n",
+        PhaseLabel::Serving => "ready\n",
+        PhaseLabel::Starting => "not ready: starting\n",
+        PhaseLabel::Draining => "not ready: draining\n",
     });
     if let Some(fault) = &details.last_reload_error {
         let _ = writeln!(out, "the last reload failed, the config before serves on: {}", shown(fault));

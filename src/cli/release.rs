@@ -3,7 +3,7 @@
 use super::client::{AdminArgs, Client, encoded};
 use super::text::{self, shown};
 use super::{Usage, block_on};
-use crate::admin::dto::{ChangeAnswer, ChangeRequest, Status};
+use crate::admin::dto::{ChangeAnswer, ChangeRequest, StatusBody};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -152,7 +152,7 @@ async fn ask(
 /// The usage error of a promote without `--to`. An older server would open the next wave instead,
 /// so the request is not sent.
 async fn next_wave(client: &Client, release: &str) -> anyhow::Result<Usage> {
-    let status: Status = client.get("/api/v1/status").await?;
+    let status: StatusBody = client.get("/api/v1/status").await?;
     let Some(found) = status.releases.into_iter().find(|r| r.name == release) else {
         return Ok(Usage(format!("no release is called `{}`", shown(release))));
     };

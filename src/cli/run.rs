@@ -4,7 +4,7 @@
 //! logged and ignored.
 
 use super::InvalidConfig;
-use crate::app::{Ask, Proxy, StartError};
+use crate::app::{Command, Proxy, StartError};
 use crate::telemetry::log::Log;
 use anyhow::Context;
 use serde_json::json;
@@ -49,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 _ = hangup.recv() => {
                     // Full: a reload is already queued.
-                    let _ = asks.try_send(Ask::Reload);
+                    let _ = asks.try_send(Command::Reload);
                 }
                 _ = upgrade.recv() => {
                     log.event("signal_ignored", json!({"signal": "USR2", "reason": "upgrade without a restart is not built yet"}));

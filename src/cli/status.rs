@@ -11,7 +11,10 @@ use super::client::{AdminArgs, Client};
 use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
-use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WarmingUp, WatchdogState};
+use crate::admin::dto::{
+    AnswersBody, ArmStatus, ReleaseBody, ReleaseStateLabel, StatusBody, TripBody, WarmUpBody,
+    WatchdogStateLabel,
+};
 use crate::domain::rollout::HoldKind;
 use crate::domain::share;
 use crate::domain::verdict::{SignalResult, StandingFinding};
@@ -60,13 +63,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn fetch(client: &Client) -> anyhow::Result<Status> {
+async fn fetch(client: &Client) -> anyhow::Result<StatusBody> {
     Ok(client.get("/api/v1/status").await?)
 }
 
-fn exit_code(args: &Args, status: &Status) -> ExitCode {
-    let rolled_back =
-        status.releases.iter().any(|r| r.state == ReleaseState::RolledBack) || !status.removed.is_empty();
+fn exit_code(args: &Args, status: &StatusBody) -> ExitCode {
+    let rolled_back = status.releases.iter().any(|r| r.state == ReleaseStateLabel::RolledBack)
+        || !status.removed.is_empty();
     if args.exit_code && rolled_back { ExitCode::from(EXIT_ROLLED_BACK) } else { ExitCode::SUCCESS }
 }
 
@@ -121,7 +124,7 @@ async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The terminal's content: the age of the data, then the last status.
-fn picture(status: &Status, age: Duration, fault: Option<&str>, colour: Colour) -> String {
+fn picture(status: &StatusBody, age: Duration, fault: Option<&str>, colour: Colour) -> String {
     let told = match fault {
         None if age < LATE => colour.paint(Hue::Dim, "live, each second; Ctrl-C ends"),
         fault => {
@@ -142,7 +145,7 @@ struct Changes {
 
 impl Changes {
     /// The lines that differ from the last time; empty if none do.
-    fn lines(&mut self, status: &Status) -> String {
+    fn lines(&mut self, status: &StatusBody) -> String {
         let keys = keys(status);
         let mut out = String::new();
         if self.told.first() != keys.first() || self.failing {
@@ -165,7 +168,7 @@ impl Changes {
     }
 
     /// Records the status; returns whether it differs from the last.
-    fn seen(&mut self, status: &Status) -> bool {
+    fn seen(&mut self, status: &StatusBody) -> bool {
         !self.lines(status).is_empty()
     }
 
@@ -177,9 +180,9 @@ impl Changes {
 
 /// The keys that are compared for changes: the proxy's first, then one for each release, which
 /// begins with its name and a line end.
-fn keys(status: &Status) -> Vec<String> {
+fn keys(status: &StatusBody) -> Vec<String> {
     let proxy = format!("{:?}{:?}{:?}", status.config.revision, status.config.last_error, status.state_error);
-    let release = |r: &Release| {
+    let release = |r: &ReleaseBody| {
         let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
         let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
         let held = r.progress.as_ref().map(|p| p.held_s.is_some());
@@ -193,7 +196,7 @@ fn keys(status: &Status) -> Vec<String> {
     std::iter::once(proxy).chain(status.releases.iter().map(release)).collect()
 }
 
-fn line(r: &Release) -> String {
+fn line(r: &ReleaseBody) -> String {
     let mut out =
         format!("{}: {}{}, weight {}", shown(&r.name), r.state.words(), climb::place(r), weights(r));
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
@@ -213,7 +216,7 @@ fn line(r: &Release) -> String {
 }
 
 /// "warming up, 12 s left: slowness is no evidence yet".
-fn warming_up(of: &WarmingUp) -> String {
+fn warming_up(of: &WarmUpBody) -> String {
     let what = of.server.as_deref().map_or(String::new(), |server| format!("{} is ", shown(server)));
     let left = match (of.left_s, of.answers_left) {
         (0, answers) => format!("{answers} answers to come"),
@@ -222,7 +225,7 @@ fn warming_up(of: &WarmingUp) -> String {
     format!("{what}warming up, {left}: slowness is no evidence yet")
 }
 
-fn render(status: &Status, colour: Colour) -> String {
+fn render(status: &StatusBody, colour: Colour) -> String {
     let mut out = headline(status, colour);
     out.push('\n');
     if status.releases.is_empty() {
@@ -245,7 +248,7 @@ fn render(status: &Status, colour: Colour) -> String {
     out
 }
 
-fn headline(status: &Status, colour: Colour) -> String {
+fn headline(status: &StatusBody, colour: Colour) -> String {
     let config = &status.config;
     let (version, up) = (shown(&status.version), text::seconds(status.uptime_s));
     let mut out = format!(
@@ -264,7 +267,7 @@ fn headline(status: &Status, colour: Colour) -> String {
     out
 }
 
-fn release(out: &mut String, r: &Release, colour: Colour) {
+fn release(out: &mut String, r: &ReleaseBody, colour: Colour) {
     let state = colour.paint(hue(r.state), r.state.words());
     let name = colour.paint(Hue::Bold, &shown(&r.name));
     let soak = match r.soak_left_s {
@@ -338,7 +341,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
 }
 
 /// One row an arm, because one column an arm would be wider than a terminal.
-fn table(out: &mut String, r: &Release, colour: Colour) {
+fn table(out: &mut String, r: &ReleaseBody, colour: Colour) {
     let head = ["", "requests", "failed", "ratio", "p50", "p99", "users", "in flight", "servers"];
     let row = |name: &str, arm: &ArmStatus| {
         let name = if arm.upstream.is_empty() {
@@ -392,7 +395,7 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
 }
 
 /// The status classes that occur, with their shares.
-fn answers(of: &Answers) -> Option<String> {
+fn answers(of: &AnswersBody) -> Option<String> {
     let occur = || of.labelled().into_iter().filter(|(_, n)| *n > 0);
     let all: u64 = occur().map(|(_, n)| n).sum();
     let told = occur().map(|(class, n)| {
@@ -404,7 +407,7 @@ fn answers(of: &Answers) -> Option<String> {
     (all > 0).then(|| told.collect::<Vec<_>>().join(", "))
 }
 
-fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
+fn tripped(out: &mut String, r: &ReleaseBody, trip: &TripBody, colour: Colour) {
     let name = shown(&r.name);
     let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
     if let Some(since) = &trip.stable_same_since {
@@ -415,7 +418,7 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     if !evidence.is_empty() {
         let _ = writeln!(out, "    evidence: {evidence}");
     }
-    let frozen = r.state == ReleaseState::Frozen;
+    let frozen = r.state == ReleaseStateLabel::Frozen;
     let effect = if frozen { "it goes on" } else { "users come back" };
     let ends = if frozen { HoldKind::Freeze } else { HoldKind::Rollback };
     let resume = format!("grayling resume {name} --ends {} --reason \"...\"", ends.label());
@@ -436,15 +439,15 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
 }
 
 /// The trip as a sentence.
-fn told(r: &Release, trip: &Trip) -> String {
-    let done = if r.state == ReleaseState::Frozen { "frozen" } else { "tripped" };
+fn told(r: &ReleaseBody, trip: &TripBody) -> String {
+    let done = if r.state == ReleaseStateLabel::Frozen { "frozen" } else { "tripped" };
     let onset = trip.onset_to_trip_ms.map(|ms| format!(", {} after onset", milliseconds(ms as f64)));
     let (actor, at, cause) = (shown(&trip.actor), shown(&trip.at), shown(&trip.cause));
     let detail = shown(&trip.detail);
     format!("{done} by {actor} at {at}, cause {cause}{}: {detail}", onset.unwrap_or_default())
 }
 
-fn weights(r: &Release) -> String {
+fn weights(r: &ReleaseBody) -> String {
     let in_file = match r.weight == r.weight_configured {
         true => String::new(),
         false => format!(", {} in the file", percent(r.weight_configured)),
@@ -460,7 +463,7 @@ fn weights(r: &Release) -> String {
     format!("{} in force{in_file}{back}", percent(r.weight))
 }
 
-fn failures(r: &Release) -> String {
+fn failures(r: &ReleaseBody) -> String {
     let arm = |a: &ArmStatus| format!("{} of {}", count(a.failures), count(a.requests));
     format!("new {} failed, stable {}", arm(&r.arms.new), arm(&r.arms.stable))
 }
@@ -470,11 +473,11 @@ fn capital(text: &str) -> String {
     chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
-fn hue(state: ReleaseState) -> Hue {
+fn hue(state: ReleaseStateLabel) -> Hue {
     match state {
-        ReleaseState::Progressing | ReleaseState::Complete => Hue::Green,
-        ReleaseState::Pending | ReleaseState::Paused => Hue::Yellow,
-        ReleaseState::Frozen | ReleaseState::RolledBack => Hue::Red,
+        ReleaseStateLabel::Progressing | ReleaseStateLabel::Complete => Hue::Green,
+        ReleaseStateLabel::Pending | ReleaseStateLabel::Paused => Hue::Yellow,
+        ReleaseStateLabel::Frozen | ReleaseStateLabel::RolledBack => Hue::Red,
     }
 }
 
@@ -488,11 +491,11 @@ fn towards(signal: &str) -> &'static str {
     }
 }
 
-fn watchdog_hue(state: WatchdogState) -> Hue {
+fn watchdog_hue(state: WatchdogStateLabel) -> Hue {
     match state {
-        WatchdogState::Quiet => Hue::Green,
-        WatchdogState::Suspicious | WatchdogState::Blind => Hue::Yellow,
-        WatchdogState::Tripped | WatchdogState::BothArms => Hue::Red,
+        WatchdogStateLabel::Quiet => Hue::Green,
+        WatchdogStateLabel::Suspicious | WatchdogStateLabel::Blind => Hue::Yellow,
+        WatchdogStateLabel::Tripped | WatchdogStateLabel::BothArms => Hue::Red,
     }
 }
 
@@ -534,7 +537,7 @@ mod tests {
         answer
     }
 
-    async fn fetched(answer: Value) -> Status {
+    async fn fetched(answer: Value) -> StatusBody {
         let server = admin(&[("GET /api/v1/status", 200, answer)]).await;
         fetch(&server.client).await.unwrap()
     }
@@ -639,7 +642,7 @@ no release in the config
 
     #[tokio::test]
     async fn the_exit_code_is_3_only_if_asked_and_rolled_back() {
-        let code = |exit_code: bool, status: &Status| {
+        let code = |exit_code: bool, status: &StatusBody| {
             let args = Args { watch: false, exit_code, admin: AdminArgs::default(), json: false };
             super::exit_code(&args, status) == ExitCode::from(3)
         };

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /api/v1/config`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Running {
+pub struct RunningBody {
     pub text: String,
     pub path: std::path::PathBuf,
     /// Of the file's bytes, in hex.
     pub sha256: String,
     /// The progress of each release, which is not in the file.
     #[serde(default)]
-    pub releases: std::collections::BTreeMap<String, Standing>,
+    pub releases: std::collections::BTreeMap<String, StandingBody>,
     /// The initial memory of a release that is not among them, as in the state file.
     #[serde(default)]
     pub stranger: serde_json::Value,
@@ -25,7 +25,7 @@ pub struct Running {
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Standing {
+pub struct StandingBody {
     /// The present wave. `null`: before the first one, or for a weight set by hand.
     #[serde(default)]
     pub wave: Option<String>,
@@ -62,14 +62,14 @@ pub struct Standing {
     pub barred_by: Option<String>,
     /// The known properties of the service. `null` until the watchdog has looked.
     #[serde(default)]
-    pub service: Option<Service>,
+    pub service: Option<ServiceBody>,
 }
 
 /// The known properties of a service, from which follow the fit of ceilings, the excused spells,
 /// and the time of gates.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Service {
+pub struct ServiceBody {
     /// Counted time: since the start, five minutes at most.
     pub counted_s: f64,
     /// Requests a second in that time, of both arms.
@@ -80,27 +80,27 @@ pub struct Service {
     pub p99_ms: Option<f64>,
     /// `new` has had no users in this attempt: the fit of ceilings is still learnt.
     pub learns: bool,
-    pub errors_max: Ceiling,
-    pub latency_p99_max: Ceiling,
+    pub errors_max: CeilingBody,
+    pub latency_p99_max: CeilingBody,
     /// Time during which slow spells could be found. `null`: not yet.
     pub seen_s: Option<f64>,
     /// Of single servers of stable.
-    pub spells_slow: Spells,
-    pub spells_failed: Spells,
+    pub spells_slow: SpellsBody,
+    pub spells_failed: SpellsBody,
     /// Answers of stable still needed before latency is compared.
     pub answers_missing: u64,
-    pub gates: Gates,
+    pub gates: GatesBody,
     /// The part of the variance of stable's single requests from servers' moments, in spans of 1, 4
     /// and 16 s: of errors, of latency, of its tail.
     pub moments: [[f64; 3]; 3],
     /// The strata.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteBody>,
 }
 
 /// Stable's values before `new` had users: decaying averages of counts.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Ceiling {
+pub struct CeilingBody {
     /// The ceiling in force: a share of requests, a time in ms.
     pub given: f64,
     pub requests: f64,
@@ -110,7 +110,7 @@ pub struct Ceiling {
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Spells {
+pub struct SpellsBody {
     pub n: u64,
     pub longest_s: f64,
     /// Time since the end of the oldest one.
@@ -124,7 +124,7 @@ pub struct Spells {
 /// Stable's properties, as the margin gates use them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Gates {
+pub struct GatesBody {
     /// The present wave has shown them. Otherwise the design effects of users are not known yet.
     pub of_wave: bool,
     pub failing_ratio: f64,
@@ -140,10 +140,10 @@ pub struct Gates {
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Route {
+pub struct RouteBody {
     pub name: String,
     /// Requests a second, of both arms.
     pub rate: f64,
     /// Of a critical route, as the present wave has shown it.
-    pub gates: Option<Gates>,
+    pub gates: Option<GatesBody>,
 }

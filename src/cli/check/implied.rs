@@ -43,19 +43,19 @@ pub struct Implied {
     /// Time that was counted.
     pub counted_s: Option<f64>,
     /// Only for a service.
-    pub ceilings: Vec<Ceiling>,
+    pub ceilings: Vec<CeilingFit>,
     pub pauses: Option<Pauses>,
     /// A present wave has shown the design effects of users. Otherwise times are lower bounds.
     pub of_wave: bool,
     /// Routes whose total failure would not be found within the bake of some wave.
     pub rare_routes: Vec<Rare>,
     /// By wave. For a weight set by hand, one step without bake and gates.
-    pub waves: Vec<Step>,
+    pub waves: Vec<ImpliedStep>,
 }
 
 /// The fit of a ceiling for the service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Ceiling {
+pub struct CeilingFit {
     /// `errors_max` or `latency_p99_max`.
     pub key: &'static str,
     /// As in the file: a percentage, or a time.
@@ -77,8 +77,8 @@ pub struct Pauses {
     pub seen_s: Option<f64>,
     /// Answers of stable still needed before they can be found.
     pub answers_missing: u64,
-    pub slow: dto::Spells,
-    pub failed: dto::Spells,
+    pub slow: dto::SpellsBody,
+    pub failed: dto::SpellsBody,
     /// Failures of a spell are excused only if another server of `new` is sound.
     pub servers_of_new: usize,
 }
@@ -92,7 +92,7 @@ pub struct Rare {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Step {
+pub struct ImpliedStep {
     pub name: String,
     /// From 1 on. `null`: a weight set by hand.
     pub number: Option<usize>,
@@ -125,7 +125,7 @@ pub struct GateTakes {
 }
 
 /// For each release whose watchdog is on. `running`: the state from the proxy.
-pub fn implied(plan: &Config, running: Option<&dto::Running>) -> Vec<Implied> {
+pub fn implied(plan: &Config, running: Option<&dto::RunningBody>) -> Vec<Implied> {
     let on = plan.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
     on.map(|(index, release)| {
         let known = running.map(|running| service_of(running, &release.name));
@@ -139,7 +139,7 @@ pub fn implied(plan: &Config, running: Option<&dto::Running>) -> Vec<Implied> {
 }
 
 /// The known properties of its service, or why there are none.
-fn service_of<'r>(running: &'r dto::Running, name: &str) -> Result<&'r dto::Service, String> {
+fn service_of<'r>(running: &'r dto::RunningBody, name: &str) -> Result<&'r dto::ServiceBody, String> {
     let standing = running.releases.get(name).ok_or("the running config does not name it")?;
     let service = standing.service.as_ref().ok_or("the proxy has no figures of it yet")?;
     if service.rate > 0.0 && service.requests > 0 {
@@ -166,7 +166,7 @@ fn of_example(release: &Release, lack: Option<String>) -> Implied {
     }
 }
 
-fn of_service(plan: &Config, index: usize, known: &dto::Service) -> Implied {
+fn of_service(plan: &Config, index: usize, known: &dto::ServiceBody) -> Implied {
     let release = &plan.releases[index];
     let servers = |upstream: usize| plan.upstreams.get(upstream).map_or(0, |of| of.servers.len());
     let of_servers = [release.new, release.stable].map(|of| servers(of) as f64);
@@ -204,7 +204,7 @@ fn of_service(plan: &Config, index: usize, known: &dto::Service) -> Implied {
 }
 
 /// The fit of the file's ceilings for the service, by the rule of the judge.
-fn ceilings(of: &WatchdogConfig, known: &dto::Service) -> [Ceiling; 2] {
+fn ceilings(of: &WatchdogConfig, known: &dto::ServiceBody) -> [CeilingFit; 2] {
     let limit_ms = 1e3 * of.latency_p99_max.as_secs_f64();
     let [errors_stated, latency_stated] = of.stated;
     let share = percent(100.0 * of.errors_max);
@@ -220,7 +220,7 @@ fn ceilings(of: &WatchdogConfig, known: &dto::Service) -> [Ceiling; 2] {
             true => "it is not the running one, and is learnt from the reload on".to_owned(),
             false => "it is not the running one, and users have been in new: it holds as given".to_owned(),
         };
-        latency = Ceiling {
+        latency = CeilingFit {
             verdict: "unknown",
             own_ratio: None,
             in_force_ratio: Some(SLOW_SHARE),
@@ -237,7 +237,7 @@ fn ceiling(
     before: &StableBefore,
     (limit, is_stated): (f64, bool),
     learns: bool,
-) -> Ceiling {
+) -> CeilingFit {
     let fitted = before.fit(limit, is_stated);
     let own_ratio = before.own();
     let verdict = match (fitted, own_ratio) {
@@ -251,11 +251,11 @@ fn ceiling(
         true => format!("{requests:.0} of {KNOWN:.0} requests of stable are counted"),
         false => "users were in new before enough of stable had been seen".to_owned(),
     });
-    Ceiling { key, given, verdict, own_ratio, in_force_ratio: fitted.limit(limit), why }
+    CeilingFit { key, given, verdict, own_ratio, in_force_ratio: fitted.limit(limit), why }
 }
 
 /// Routes for which a wave is too short.
-fn rare(plan: &Config, index: usize, known: &dto::Service, usual: &UsualStable) -> Vec<Rare> {
+fn rare(plan: &Config, index: usize, known: &dto::ServiceBody, usual: &UsualStable) -> Vec<Rare> {
     let release = &plan.releases[index];
     let judged = ReleaseSnapshot::strata(plan, index);
     if judged.len() < 2 {
@@ -286,7 +286,7 @@ fn steps(
     late: f64,
     critical: &[CriticalTraffic<'_>],
     with_gates: bool,
-) -> Vec<Step> {
+) -> Vec<ImpliedStep> {
     let watchdog = &release.watchdog;
     let seen = |share: f64, times: f64| {
         let rate = rate / usual.design[0].max(1.0);
@@ -296,7 +296,7 @@ fn steps(
         Strategy::Waves(waves) => waves,
         Strategy::ByHand(reach) => {
             let share = reach.weight.ratio();
-            return vec![Step {
+            return vec![ImpliedStep {
                 name: reach.weight.to_string(),
                 number: None,
                 weight: reach.weight.percent(),
@@ -329,7 +329,7 @@ fn steps(
         let [design_errors, design_latency, _] = usual.design;
         let in_bake = requests(wave.bake, design_errors);
         let warm = requests(wave.bake.saturating_sub(warm_up), design_latency);
-        all.push(Step {
+        all.push(ImpliedStep {
             name: wave.name.clone(),
             number: Some(number + 1),
             weight: weight.percent(),

@@ -4,7 +4,7 @@
 //! Invariants: at most four lines besides those of the waves; an unknown value is reported as
 //! unknown.
 
-use super::implied::{Ceiling, FAILING, Implied, Pauses, RATE, Rare, Step, shown_seconds};
+use super::implied::{CeilingFit, FAILING, Implied, ImpliedStep, Pauses, RATE, Rare, shown_seconds};
 use crate::admin::{dto, service};
 use crate::cli::text::{measured_percent, milliseconds, percent, shown};
 use crate::domain::gates::{BAKE, REQUESTS, seconds};
@@ -55,7 +55,7 @@ pub fn lines(of: &Implied) -> String {
 fn example(of: &Implied) -> String {
     let name = shown(&of.name);
     let about = |s: f64| format!("about {}", shown_seconds(s));
-    let line = |step: &Step| {
+    let line = |step: &ImpliedStep| {
         let (Some(doubled), Some(tenfold)) = (step.doubled_s, step.tenfold_s) else {
             let bake = step.bake_s?;
             return Some(format!(
@@ -92,7 +92,7 @@ fn example(of: &Implied) -> String {
 }
 
 /// `wave 2 (5%)`, `wave 1 (testers, 0%)`. For a weight set by hand, the weight.
-fn place(step: &Step) -> String {
+fn place(step: &ImpliedStep) -> String {
     let (name, weight) = (shown(&step.name), percent(step.weight));
     match step.number {
         None => weight,
@@ -101,7 +101,7 @@ fn place(step: &Step) -> String {
     }
 }
 
-fn wave(step: &Step, of: &Implied) -> String {
+fn wave(step: &ImpliedStep, of: &Implied) -> String {
     let at = place(step);
     let (Some(bake), Some(slowest)) = (step.bake_s, &step.slowest) else {
         return match (step.doubled_s, step.tenfold_s) {
@@ -144,15 +144,15 @@ fn wave(step: &Step, of: &Implied) -> String {
 }
 
 /// ` (margin_errors 0.1%)`: the purpose of a longer wave.
-fn margin(step: &Step, gate: &str) -> String {
+fn margin(step: &ImpliedStep, gate: &str) -> String {
     let of = step.gates.iter().find(|takes| takes.name == gate);
     let margin = of.and_then(|of| of.key.zip(of.margin_ratio));
     margin.map(|(key, ratio)| format!(" ({key} {})", percent(100.0 * ratio))).unwrap_or_default()
 }
 
 /// The fit of a ceiling, with the action to take, if any.
-fn ceiling(of: &Ceiling) -> String {
-    let Ceiling { key, given, .. } = of;
+fn ceiling(of: &CeilingFit) -> String {
+    let CeilingFit { key, given, .. } = of;
     let errors = *key == "errors_max";
     let share = |ratio: Option<f64>| match ratio.unwrap_or_default() {
         0.0 => "none".to_owned(),
@@ -213,7 +213,7 @@ fn paused(of: &Pauses) -> String {
 }
 
 /// `31 spells in the last 58 min, the longest 1.0 s`.
-fn spells(of: &dto::Spells, kind: &str) -> String {
+fn spells(of: &dto::SpellsBody, kind: &str) -> String {
     let known = service::spells(of);
     let over = seconds(known.over.unwrap_or_default());
     let longest = seconds(known.longest);
@@ -286,7 +286,7 @@ mod tests {
     fn text_of(plan: &Config, service: &Value) -> String {
         let standing = json!({"service": service});
         let running = json!({"text": "", "path": "", "sha256": "", "releases": {"r": standing}});
-        let running: dto::Running = serde_json::from_value(running).unwrap();
+        let running: dto::RunningBody = serde_json::from_value(running).unwrap();
         implied(plan, Some(&running)).iter().map(lines).collect()
     }
 
@@ -326,7 +326,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
     fn the_json_has_the_published_names() {
         let running =
             json!({"text": "", "path": "", "sha256": "", "releases": {"r": {"service": service()}}});
-        let running: dto::Running = serde_json::from_value(running).unwrap();
+        let running: dto::RunningBody = serde_json::from_value(running).unwrap();
         let text = serde_json::to_value(implied(&plan(WAVES, ""), Some(&running))).unwrap();
         for name in [
             "/0/name",
@@ -498,8 +498,8 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
         let (waves, by_hand) =
             (plan(&format!("critical = [\"refunds\"]\n{WAVES}"), ""), plan("weight = \"5%\"", ""));
         for number in numbers {
-            let mut service: dto::Service = serde_json::from_value(service()).unwrap();
-            let gates = dto::Gates {
+            let mut service: dto::ServiceBody = serde_json::from_value(service()).unwrap();
+            let gates = dto::GatesBody {
                 of_wave: true,
                 failing_ratio: number,
                 slow_ratio: number,
@@ -508,8 +508,8 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
                 design_latency: number,
                 design_latency_tail: number,
             };
-            let ceiling = dto::Ceiling { given: number, requests: number, bad: number };
-            let spells = dto::Spells {
+            let ceiling = dto::CeilingBody { given: number, requests: number, bad: number };
+            let spells = dto::SpellsBody {
                 n: u64::MAX,
                 longest_s: number,
                 over_s: Some(number),

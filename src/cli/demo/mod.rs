@@ -14,12 +14,12 @@ mod words;
 
 use super::{EXIT_FAILURE, block_on};
 use anyhow::Context;
-use screen::Screen;
-use stage::Stage;
+use screen::DemoScreen;
+use stage::DemoSetup;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
-use story::{Ending, Story};
+use story::{DemoScript, Ending};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Time for a clean shutdown of the proxy and the versions.
@@ -58,17 +58,17 @@ pub enum Chaos {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut screen = Screen::new();
+    let mut screen = DemoScreen::new();
     words::title(&mut screen, args.chaos, args.seconds)?;
     block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let (http, admin) = (args.http, args.admin);
-        let setting = tokio::task::spawn_blocking(move || Stage::set(http, admin, story::FIRST_WEIGHT));
+        let setting = tokio::task::spawn_blocking(move || DemoSetup::set(http, admin, story::FIRST_WEIGHT));
         let stage = setting.await.context("the demo could not be set up")??;
         let end = screen.start + Duration::from_secs(args.seconds).saturating_sub(ENDING);
         let ending = {
-            let mut story = Story::new(&stage, &mut screen, args.chaos, end);
+            let mut story = DemoScript::new(&stage, &mut screen, args.chaos, end);
             let broken_off = tokio::select! {
                 ending = story.tell() => Err(ending),
                 _ = interrupt.recv() => Ok(Ending::Interrupted),

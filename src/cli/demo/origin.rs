@@ -38,34 +38,34 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 const HEALTHY: u8 = 0;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub enum DemoFault {
     Errors = 1,
     Latency = 2,
 }
 
 /// A running version; it ends when dropped.
-pub struct Origin {
+pub struct DemoService {
     pub address: SocketAddr,
-    service: Arc<Service>,
+    service: Arc<DemoReply>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Service {
+struct DemoReply {
     version: &'static str,
-    /// A [`Fault`], or [`HEALTHY`].
+    /// A [`DemoFault`], or [`HEALTHY`].
     fault: AtomicU8,
     invoices: AtomicU64,
 }
 
-impl Origin {
-    pub fn start(version: &'static str) -> io::Result<Origin> {
+impl DemoService {
+    pub fn start(version: &'static str) -> io::Result<DemoService> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let service =
-            Arc::new(Service { version, fault: AtomicU8::new(HEALTHY), invoices: AtomicU64::new(1000) });
+            Arc::new(DemoReply { version, fault: AtomicU8::new(HEALTHY), invoices: AtomicU64::new(1000) });
         let (stop, stopped) = oneshot::channel();
         let serving = service.clone();
         let body = move || {
@@ -77,23 +77,23 @@ impl Origin {
             });
         };
         let thread = std::thread::Builder::new().name(version.to_owned()).spawn(body)?;
-        Ok(Origin { address, service, stop: Some(stop), thread: Some(thread) })
+        Ok(DemoService { address, service, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Switches the fault on, from the next request.
-    pub fn break_with(&self, fault: Fault) {
+    pub fn break_with(&self, fault: DemoFault) {
         self.service.fault.store(fault as u8, Relaxed);
     }
 }
 
-impl Drop for Origin {
+impl Drop for DemoService {
     fn drop(&mut self) {
         drop(self.stop.take());
         self.thread.take().map(JoinHandle::join);
     }
 }
 
-async fn serve(listener: TcpListener, service: Arc<Service>) {
+async fn serve(listener: TcpListener, service: Arc<DemoReply>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -114,7 +114,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-impl Service {
+impl DemoReply {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let random = Random::default();
         let (parts, body) = request.into_parts();
@@ -125,8 +125,8 @@ impl Service {
         let mut work_ms = random.between(work);
         let mut fails = FAILS;
         match self.fault.load(Relaxed) {
-            f if f == Fault::Errors as u8 => fails = FAULT_FAILS,
-            f if f == Fault::Latency as u8 => work_ms += random.between(FAULT_SLOWER_MS),
+            f if f == DemoFault::Errors as u8 => fails = FAULT_FAILS,
+            f if f == DemoFault::Latency as u8 => work_ms += random.between(FAULT_SLOWER_MS),
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(work_ms)).await;

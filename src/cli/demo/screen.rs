@@ -12,17 +12,17 @@ use std::time::Instant;
 /// Back to the first column, and erase the line.
 const WIPE: &str = "\r\x1b[2K";
 
-pub struct Screen {
+pub struct DemoScreen {
     pub start: Instant,
     colour: Colour,
     terminal: bool,
     drawn: bool,
 }
 
-impl Screen {
-    pub fn new() -> Screen {
+impl DemoScreen {
+    pub fn new() -> DemoScreen {
         let (colour, terminal) = (Colour::of_stdout(), text::redraws());
-        Screen { start: Instant::now(), colour, terminal, drawn: false }
+        DemoScreen { start: Instant::now(), colour, terminal, drawn: false }
     }
 
     pub fn paint(&self, hue: Hue, text: &str) -> String {
@@ -56,7 +56,7 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for DemoScreen {
     fn drop(&mut self) {
         if self.drawn {
             let _ = text::print(WIPE);

@@ -5,7 +5,7 @@
 //! changes only by saving that file, as an editor does (write a copy, rename it over). The folder
 //! is kept.
 
-use super::origin::Origin;
+use super::origin::DemoService;
 use super::users::Users;
 use crate::app::{Proxy, StartError};
 use crate::cli::client::{AdminArgs, Client};
@@ -26,29 +26,29 @@ pub const LATENCY_P99_MAX: Duration = Duration::from_millis(200);
 /// Another process may take a free port before the proxy does.
 const STARTS_MAX: usize = 5;
 
-pub struct Stage {
+pub struct DemoSetup {
     pub folder: PathBuf,
-    pub stable: Origin,
-    pub new: Origin,
+    pub stable: DemoService,
+    pub new: DemoService,
     pub proxy: Proxy,
     pub users: Users,
-    pub http: Place,
-    pub admin: Place,
+    pub http: ListenAddress,
+    pub admin: ListenAddress,
     pub client: Client,
 }
 
 /// A listening address.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct ListenAddress {
     pub address: SocketAddr,
     /// The wanted address, if it was taken.
     pub instead_of: Option<SocketAddr>,
 }
 
-impl Stage {
-    pub fn set(http: SocketAddr, admin: SocketAddr, weight: &str) -> anyhow::Result<Stage> {
+impl DemoSetup {
+    pub fn set(http: SocketAddr, admin: SocketAddr, weight: &str) -> anyhow::Result<DemoSetup> {
         let folder = folder().context("cannot make a temporary folder")?;
-        let (stable, new) = (Origin::start("v1"), Origin::start("v2"));
+        let (stable, new) = (DemoService::start("v1"), DemoService::start("v2"));
         let (stable, new) =
             (stable.context("cannot start version v1")?, new.context("cannot start version v2")?);
         let log_file = File::create(folder.join("grayling.log"))
@@ -69,7 +69,7 @@ impl Stage {
         let url = format!("http://{}", admin.address);
         let client = Client::new(&AdminArgs { admin: Some(url), token_file: None })?;
         let users = Users::start(http.address, LATENCY_P99_MAX).context("cannot start the users")?;
-        Ok(Stage { folder, stable, new, proxy, users, http, admin, client })
+        Ok(DemoSetup { folder, stable, new, proxy, users, http, admin, client })
     }
 
     /// Ends the users first, so that their requests are answered; then the proxy, as TERM would,
@@ -128,13 +128,13 @@ fn folder() -> std::io::Result<PathBuf> {
 }
 
 /// Two free ports, the wanted ones if possible. Both are held until both are known.
-fn places(http: SocketAddr, admin: SocketAddr) -> anyhow::Result<(Place, Place)> {
+fn places(http: SocketAddr, admin: SocketAddr) -> anyhow::Result<(ListenAddress, ListenAddress)> {
     let (http, _held) = place(http, "--http")?;
     let (admin, _held_too) = place(admin, "--admin")?;
     Ok((http, admin))
 }
 
-fn place(wanted: SocketAddr, option: &str) -> anyhow::Result<(Place, TcpListener)> {
+fn place(wanted: SocketAddr, option: &str) -> anyhow::Result<(ListenAddress, TcpListener)> {
     let (listener, instead_of) = match TcpListener::bind(wanted) {
         Err(fault) if fault.kind() == ErrorKind::AddrInUse => {
             (TcpListener::bind((wanted.ip(), 0)), Some(wanted))
@@ -142,7 +142,7 @@ fn place(wanted: SocketAddr, option: &str) -> anyhow::Result<(Place, TcpListener
         bound => (bound, None),
     };
     let listener = listener.with_context(|| format!("cannot listen on {wanted} ({option})"))?;
-    Ok((Place { address: listener.local_addr()?, instead_of }, listener))
+    Ok((ListenAddress { address: listener.local_addr()?, instead_of }, listener))
 }
 
 fn config(http: SocketAddr, admin: SocketAddr, stable: SocketAddr, new: SocketAddr, weight: &str) -> String {

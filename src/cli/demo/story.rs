@@ -5,12 +5,12 @@
 //! Every wait ends at the demo's time limit.
 
 use super::Chaos;
-use super::origin::{FAILS, FAULT_FAILS, FAULT_SLOWER_MS, Fault};
-use super::screen::Screen;
-use super::stage::{LATENCY_P99_MAX, Place, RELEASE, Stage};
-use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Seen, Side};
+use super::origin::{DemoFault, FAILS, FAULT_FAILS, FAULT_SLOWER_MS};
+use super::screen::DemoScreen;
+use super::stage::{DemoSetup, LATENCY_P99_MAX, ListenAddress, RELEASE};
+use super::users::{self, DemoAnswers, DemoCall, DemoConnection, REQUESTS_PER_SECOND, SeenArm, Side};
 use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_cause, wrapped};
-use crate::admin::dto::{Release, ReleaseState, Status};
+use crate::admin::dto::{ReleaseBody, ReleaseStateLabel, StatusBody};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
 use crate::domain::share;
 use crate::stats::cohort::Weight;
@@ -64,9 +64,9 @@ impl Ending {
     }
 }
 
-pub struct Story<'a> {
-    stage: &'a Stage,
-    screen: &'a mut Screen,
+pub struct DemoScript<'a> {
+    stage: &'a DemoSetup,
+    screen: &'a mut DemoScreen,
     chaos: Chaos,
     end: Instant,
     /// 1: normal pace; less if time is short.
@@ -77,12 +77,12 @@ pub struct Story<'a> {
     drawn: Instant,
 }
 
-impl<'a> Story<'a> {
-    pub fn new(stage: &'a Stage, screen: &'a mut Screen, chaos: Chaos, end: Instant) -> Self {
+impl<'a> DemoScript<'a> {
+    pub fn new(stage: &'a DemoSetup, screen: &'a mut DemoScreen, chaos: Chaos, end: Instant) -> Self {
         let left = end.saturating_duration_since(Instant::now()).saturating_sub(NOTICING);
         let pace = left.div_duration_f64(STEPS).min(1.0);
         let (weight, rolled_back) = (FIRST_WEIGHT, false);
-        Story { stage, screen, chaos, end, pace, weight, rolled_back, drawn: Instant::now() }
+        DemoScript { stage, screen, chaos, end, pace, weight, rolled_back, drawn: Instant::now() }
     }
 
     /// The ending of an interrupted story: the rollback may have happened before.
@@ -115,7 +115,7 @@ impl<'a> Story<'a> {
 
     fn cast(&mut self) -> std::io::Result<()> {
         let stage = self.stage;
-        let moved = |place: &Place| match place.instead_of {
+        let moved = |place: &ListenAddress| match place.instead_of {
             Some(taken) => format!(" ({taken} is taken)"),
             None => String::new(),
         };
@@ -145,7 +145,7 @@ impl<'a> Story<'a> {
     }
 
     /// A row of the table: the users' responses since the weight was raised.
-    fn row_text(&self, seen: &Seen) -> String {
+    fn row_text(&self, seen: &DemoAnswers) -> String {
         let side = |side: &Side| {
             let p99 = side.p99().map_or("-".to_owned(), |p| milliseconds(p.as_secs_f64() * 1e3));
             format!("{:>12}{:>8}{p99:>8}", count(side.requests), count(side.failed))
@@ -168,23 +168,23 @@ impl<'a> Story<'a> {
         self.screen.draw(&text)
     }
 
-    async fn release(&self) -> anyhow::Result<Release> {
-        let status: Status = self.stage.client.get("/api/v1/status").await?;
+    async fn release(&self) -> anyhow::Result<ReleaseBody> {
+        let status: StatusBody = self.stage.client.get("/api/v1/status").await?;
         let found = status.releases.into_iter().find(|r| r.name == RELEASE);
         found.ok_or_else(|| anyhow::anyhow!("the status names no release `{RELEASE}`"))
     }
 
     async fn revision(&self) -> anyhow::Result<u64> {
-        let status: Status = self.stage.client.get("/api/v1/status").await?;
+        let status: StatusBody = self.stage.client.get("/api/v1/status").await?;
         Ok(status.config.revision)
     }
 
     /// Watches until `until`; returns early if `new` is rolled back.
-    async fn watch(&mut self, until: Instant) -> anyhow::Result<Option<Release>> {
+    async fn watch(&mut self, until: Instant) -> anyhow::Result<Option<ReleaseBody>> {
         let until = until.min(self.end);
         loop {
             let release = self.release().await?;
-            if release.state == ReleaseState::RolledBack {
+            if release.state == ReleaseStateLabel::RolledBack {
                 return Ok(Some(release));
             }
             if Instant::now() >= until {
@@ -215,11 +215,11 @@ impl<'a> Story<'a> {
         let (fault, told) = match self.chaos {
             Chaos::Errors => {
                 let share = percent(FAULT_FAILS * 100.0);
-                (Fault::Errors, format!("v2 starts to answer 500 to {share} of its requests"))
+                (DemoFault::Errors, format!("v2 starts to answer 500 to {share} of its requests"))
             }
             Chaos::Latency | Chaos::None => {
                 let (low, high) = FAULT_SLOWER_MS;
-                (Fault::Latency, format!("v2 becomes slow: {low} to {high} ms more for each answer"))
+                (DemoFault::Latency, format!("v2 becomes slow: {low} to {high} ms more for each answer"))
             }
         };
         let onset = Instant::now();
@@ -242,7 +242,7 @@ impl<'a> Story<'a> {
     }
 
     /// Cause, evidence and time, from the product's own status.
-    fn verdict(&mut self, release: &Release, took: Option<Duration>) -> std::io::Result<()> {
+    fn verdict(&mut self, release: &ReleaseBody, took: Option<Duration>) -> std::io::Result<()> {
         let Some(trip) = &release.trip else { return Ok(()) };
         let evidence = evidence(trip);
         self.fact("cause", &format!("{}: {}", shown(&trip.cause), plain_cause(trip)))?;
@@ -310,11 +310,11 @@ impl<'a> Story<'a> {
             .map(|users| {
                 let users = users.to_vec();
                 tokio::spawn(async move {
-                    let mut connection = Connection::new(proxy);
+                    let mut connection = DemoConnection::new(proxy);
                     let mut stable = 0;
                     for user in users {
-                        let answer = connection.ask(user, Call::Balance).await;
-                        stable += u64::from(answer.is_some_and(|a| a.arm == Arm::Stable));
+                        let answer = connection.ask(user, DemoCall::Balance).await;
+                        stable += u64::from(answer.is_some_and(|a| a.arm == SeenArm::Stable));
                     }
                     stable
                 })
@@ -343,7 +343,7 @@ impl<'a> Story<'a> {
         Ok(Ending::Stayed)
     }
 
-    fn false_alarm(&mut self, release: &Release) -> anyhow::Result<Ending> {
+    fn false_alarm(&mut self, release: &ReleaseBody) -> anyhow::Result<Ending> {
         self.screen.event(Some(Hue::Red), "ROLLED BACK, though nothing was wrong: a false alarm")?;
         self.screen.line("")?;
         self.verdict(release, None)?;
@@ -363,7 +363,7 @@ impl<'a> Story<'a> {
     }
 
     /// Both arms and the watchdog, without a trip.
-    fn so_far(&mut self, release: &Release) -> std::io::Result<()> {
+    fn so_far(&mut self, release: &ReleaseBody) -> std::io::Result<()> {
         let (new, stable) = (&release.arms.new, &release.arms.stable);
         let told = format!(
             "new {} of {} failed, stable {} of {}, in the whole run",

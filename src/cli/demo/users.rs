@@ -35,15 +35,15 @@ pub fn name(user: u64) -> String {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Arm {
+pub enum SeenArm {
     Stable,
     New,
 }
 
 /// The response to one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    pub arm: Arm,
+pub struct DemoAnswer {
+    pub arm: SeenArm,
     pub failed: bool,
     pub took: Duration,
 }
@@ -58,7 +58,7 @@ pub struct Side {
 }
 
 impl Side {
-    fn add(&mut self, user: u64, answer: &Answer) {
+    fn add(&mut self, user: u64, answer: &DemoAnswer) {
         self.requests += 1;
         self.failed += u64::from(answer.failed);
         self.users.insert(user);
@@ -80,18 +80,18 @@ impl Side {
 
 /// The harm of the fault to users.
 #[derive(Clone, Default, Debug)]
-pub struct Harm {
+pub struct DemoHarm {
     pub requests: u64,
     pub users: BTreeSet<u64>,
 }
 
 /// The responses to all users.
 #[derive(Clone, Default, Debug)]
-pub struct Seen {
+pub struct DemoAnswers {
     /// Since the weight was last changed.
     pub stable: Side,
     pub new: Side,
-    pub harm: Harm,
+    pub harm: DemoHarm,
     /// Responses to requests sent after the rollback was announced.
     pub after_stable: u64,
     pub after_new: u64,
@@ -103,7 +103,7 @@ pub struct Seen {
 
 /// The load; it ends when dropped.
 pub struct Users {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<DemoAnswers>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -112,7 +112,7 @@ impl Users {
     /// `patience`: a slower response of `new` counts as harm, too.
     pub fn start(proxy: SocketAddr, patience: Duration) -> io::Result<Users> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(DemoAnswers::default()));
         let (stop, stopped) = oneshot::channel();
         let noted = seen.clone();
         let body = move || {
@@ -127,7 +127,7 @@ impl Users {
         Ok(Users { seen, stop: Some(stop), thread: Some(thread) })
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> DemoAnswers {
         lock(&self.seen).clone()
     }
 
@@ -153,37 +153,37 @@ impl Drop for Users {
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+fn lock(seen: &Mutex<DemoAnswers>) -> MutexGuard<'_, DemoAnswers> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<Seen>>) {
+async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<DemoAnswers>>) {
     let random = Random::default();
-    let mut connection = Connection::new(proxy);
+    let mut connection = DemoConnection::new(proxy);
     // Spreads the first requests over time.
     tokio::time::sleep(Duration::from_millis(random.between((0, PAUSE_MS.1)))).await;
     loop {
         let user = (random.unit().powi(2) * USERS as f64) as u64;
         let invoice = random.between((1, INVOICE_EACH)) == 1;
         let sent = Instant::now();
-        let answer = connection.ask(user, if invoice { Call::Invoice } else { Call::Balance }).await;
+        let answer = connection.ask(user, if invoice { DemoCall::Invoice } else { DemoCall::Balance }).await;
         note(&mut lock(&seen), user, sent, answer, patience);
         tokio::time::sleep(Duration::from_millis(random.between(PAUSE_MS))).await;
     }
 }
 
-fn note(seen: &mut Seen, user: u64, sent: Instant, answer: Option<Answer>, patience: Duration) {
+fn note(seen: &mut DemoAnswers, user: u64, sent: Instant, answer: Option<DemoAnswer>, patience: Duration) {
     let Some(answer) = answer else {
         seen.lost += 1;
         return;
     };
     let after = seen.announced.is_some_and(|at| sent >= at);
     match answer.arm {
-        Arm::Stable => {
+        SeenArm::Stable => {
             seen.stable.add(user, &answer);
             seen.after_stable += u64::from(after);
         }
-        Arm::New => {
+        SeenArm::New => {
             seen.new.add(user, &answer);
             seen.after_new += u64::from(after);
             let since = seen.onset.is_some_and(|at| sent + answer.took >= at);
@@ -196,34 +196,34 @@ fn note(seen: &mut Seen, user: u64, sent: Instant, answer: Option<Answer>, patie
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Call {
+pub enum DemoCall {
     Balance,
     Invoice,
 }
 
 /// One keep-alive connection to the proxy; reopened when it is closed.
-pub struct Connection {
+pub struct DemoConnection {
     proxy: SocketAddr,
     sender: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
-impl Connection {
-    pub fn new(proxy: SocketAddr) -> Connection {
-        Connection { proxy, sender: None }
+impl DemoConnection {
+    pub fn new(proxy: SocketAddr) -> DemoConnection {
+        DemoConnection { proxy, sender: None }
     }
 
     /// `None`: no response.
-    pub async fn ask(&mut self, user: u64, call: Call) -> Option<Answer> {
+    pub async fn ask(&mut self, user: u64, call: DemoCall) -> Option<DemoAnswer> {
         let began = Instant::now();
         let answered = self.exchange(user, call).await;
         if answered.is_none() {
             self.sender = None;
         }
         let (arm, failed) = answered?;
-        Some(Answer { arm, failed, took: began.elapsed() })
+        Some(DemoAnswer { arm, failed, took: began.elapsed() })
     }
 
-    async fn exchange(&mut self, user: u64, call: Call) -> Option<(Arm, bool)> {
+    async fn exchange(&mut self, user: u64, call: DemoCall) -> Option<(SeenArm, bool)> {
         let sender = match self.sender.take().filter(|s| !s.is_closed()) {
             Some(sender) => sender,
             None => connect(self.proxy).await?,
@@ -232,8 +232,8 @@ impl Connection {
         sender.ready().await.ok()?;
         let request = Request::builder().header(header::HOST, "billing.demo").header("x-user-id", name(user));
         let request = match call {
-            Call::Balance => request.uri("/balance").body(Full::default()),
-            Call::Invoice => request
+            DemoCall::Balance => request.uri("/balance").body(Full::default()),
+            DemoCall::Invoice => request
                 .method("POST")
                 .uri("/invoices")
                 .header(header::CONTENT_TYPE, "application/json")
@@ -241,8 +241,8 @@ impl Connection {
         };
         let response = sender.send_request(request.ok()?).await.ok()?;
         let arm = match response.headers().get("x-grayling-arm")?.as_bytes() {
-            b"new" => Arm::New,
-            b"stable" => Arm::Stable,
+            b"new" => SeenArm::New,
+            b"stable" => SeenArm::Stable,
             _ => return None,
         };
         let failed = response.status().is_server_error();

@@ -4,17 +4,17 @@
 //! unchanged, and works after the demo has ended.
 
 use super::Chaos;
-use super::screen::Screen;
-use super::stage::{LATENCY_P99_MAX, RELEASE, Stage};
+use super::screen::DemoScreen;
+use super::stage::{DemoSetup, LATENCY_P99_MAX, RELEASE};
 use super::story::{Ending, FIRST_WEIGHT};
 use super::users::{self, USERS};
-use crate::admin::dto::Trip;
+use crate::admin::dto::TripBody;
 use crate::cli::text::{Hue, count, milliseconds, shown};
 use crate::stats::cohort::{Salt, Weight};
 use serde_json::Value;
 
 /// The first output; nothing has been started yet.
-pub fn title(screen: &mut Screen, chaos: Chaos, seconds: u64) -> std::io::Result<()> {
+pub fn title(screen: &mut DemoScreen, chaos: Chaos, seconds: u64) -> std::io::Result<()> {
     let (what, usual) = match chaos {
         Chaos::Errors | Chaos::Latency => ("a bad release, noticed and taken back.", 20),
         Chaos::None => ("a good release, left alone.", 25),
@@ -41,22 +41,22 @@ pub fn first_user() -> u64 {
 }
 
 /// The option that commands need to reach this proxy.
-pub fn admin_option(stage: &Stage) -> String {
+pub fn admin_option(stage: &DemoSetup) -> String {
     let address = stage.admin.address.to_string();
     if address == "127.0.0.1:9900" { String::new() } else { format!(" --admin http://{address}") }
 }
 
-fn of<'a>(trip: &'a Trip, path: &[&str]) -> &'a Value {
+fn of<'a>(trip: &'a TripBody, path: &[&str]) -> &'a Value {
     path.iter().fold(&trip.evidence, |value, key| &value[*key])
 }
 
 /// Whether the latency ceiling tripped, and not the failure ceiling.
-pub fn by_latency(trip: &Trip) -> bool {
+pub fn by_latency(trip: &TripBody) -> bool {
     trip.cause == "ceiling" && trip.detail.starts_with("p99")
 }
 
 /// The cause in words; the counts follow.
-pub fn plain_cause(trip: &Trip) -> String {
+pub fn plain_cause(trip: &TripBody) -> String {
     match trip.cause.as_str() {
         "errors" => "new fails its users more often, beyond chance".to_owned(),
         "ceiling" if by_latency(trip) => {
@@ -68,7 +68,7 @@ pub fn plain_cause(trip: &Trip) -> String {
 }
 
 /// The counts behind the decision.
-pub fn evidence(trip: &Trip) -> Vec<String> {
+pub fn evidence(trip: &TripBody) -> Vec<String> {
     let n = |path: &[&str]| of(trip, path).as_u64().map_or("?".to_owned(), count);
     let ms = |path: &[&str]| of(trip, path).as_f64().map_or("?".to_owned(), milliseconds);
     if by_latency(trip) {
@@ -107,7 +107,7 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
 }
 
 /// The end of the demo: the remaining files, and commands to try.
-pub fn what_to_try(stage: &Stage, ending: Option<&Ending>) -> String {
+pub fn what_to_try(stage: &DemoSetup, ending: Option<&Ending>) -> String {
     let folder = stage.folder.display();
     match ending {
         Some(Ending::RolledBack) => {}

@@ -1,12 +1,12 @@
 //! The progress of a release in its plan, as text: the waves on one line, then the gates that the
 //! next one waits for.
 
-use crate::admin::dto::{Progress, Release, ReleaseState};
+use crate::admin::dto::{ProgressBody, ReleaseBody, ReleaseStateLabel};
 use crate::cli::text::{self, Colour, Hue, percent, shown};
 use std::fmt::Write;
 
 /// `, wave 5% (2 of 4)`.
-pub fn place(r: &Release) -> String {
+pub fn place(r: &ReleaseBody) -> String {
     match (&r.wave, &r.progress) {
         (Some(wave), Some(p)) => format!(", wave {} ({} of {})", shown(wave), p.number, r.waves.len()),
         (Some(wave), None) => format!(", wave {}", shown(wave)),
@@ -15,7 +15,7 @@ pub fn place(r: &Release) -> String {
     }
 }
 
-pub fn render(out: &mut String, r: &Release, colour: Colour) {
+pub fn render(out: &mut String, r: &ReleaseBody, colour: Colour) {
     if let Some(p) = &r.progress {
         waves(out, r, p, colour);
         if let Some(pause) = &p.paused {
@@ -41,7 +41,7 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
 }
 
 /// `testers ✓  1% ✓  [5%]  20% by hand  100%`
-fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
+fn waves(out: &mut String, r: &ReleaseBody, p: &ProgressBody, colour: Colour) {
     let each = r.waves.iter().enumerate().map(|(i, w)| {
         let (name, present) = (shown(&w.name), p.number as usize);
         let reach = if w.name == percent(w.weight) {
@@ -70,17 +70,17 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
 }
 
 /// The commands that apply now.
-fn next(out: &mut String, r: &Release) {
+fn next(out: &mut String, r: &ReleaseBody) {
     let Some(p) = &r.progress else { return };
     let name = shown(&r.name);
     match (&p.next, r.state) {
-        (_, ReleaseState::Paused) => {
+        (_, ReleaseStateLabel::Paused) => {
             let _ = writeln!(
                 out,
                 "  to let the waves go on:  grayling resume {name} --ends pause --reason \"...\""
             );
         }
-        (Some(wave), ReleaseState::Progressing | ReleaseState::Pending) if r.held.is_none() => {
+        (Some(wave), ReleaseStateLabel::Progressing | ReleaseStateLabel::Pending) if r.held.is_none() => {
             let waits = r.gates.iter().any(|g| g.name == "open" && g.verdict != "pass") || p.held_s.is_some();
             if waits {
                 let wave = shown(wave);
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn release(state: &str, progress: serde_json::Value) -> Release {
+    fn release(state: &str, progress: serde_json::Value) -> ReleaseBody {
         let wave = |name: &str, weight: f64, open: &str| json!({"name": name, "weight": weight, "bake_s": 600.0, "open": open});
         let text = json!({
             "name": "v2", "attempt": 1, "state": state, "weight": 5.0, "weight_configured": 5.0, "wave": "5%",
