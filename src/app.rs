@@ -19,7 +19,7 @@ use crate::admin::connection_limit::Capacity;
 use crate::config::{self, Diagnostics};
 use crate::domain::config::OnStateFailure;
 use crate::proxy::listener;
-use crate::proxy::worker::Stage;
+use crate::proxy::worker::ServingStage;
 use crate::runtime::shared::{ServingPhase, SharedState};
 use crate::store::checkpoints::{self, CheckpointQueue};
 use crate::store::state::{Loss, StateError};
@@ -76,7 +76,7 @@ pub struct Proxy {
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<ServingStage>,
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     watchdog: Option<JoinHandle<()>>,
@@ -126,7 +126,7 @@ impl Proxy {
             http,
             https,
             admin,
-            stage: watch::Sender::new(Stage::Serving),
+            stage: watch::Sender::new(ServingStage::Serving),
             stop: Arc::default(),
             workers: vec![],
             watchdog: None,
@@ -223,7 +223,7 @@ impl Proxy {
     /// Finishes requests in flight, within `[limits] drain`, and ends every thread.
     pub fn finish(mut self) {
         self.live.gauges.enter(ServingPhase::Draining);
-        let _ = self.stage.send(Stage::Draining);
+        let _ = self.stage.send(ServingStage::Draining);
         self.end();
     }
 
@@ -231,7 +231,7 @@ impl Proxy {
     pub fn stopper(&self) -> impl Fn() + Send + use<> {
         let stage = self.stage.clone();
         move || {
-            let _ = stage.send(Stage::Stopping);
+            let _ = stage.send(ServingStage::Stopping);
         }
     }
 
@@ -244,7 +244,7 @@ impl Proxy {
         self.live.log.flush();
     }
 
-    /// A worker ends once its requests in flight are finished, or at [`Stage::Stopping`].
+    /// A worker ends once its requests in flight are finished, or at [`ServingStage::Stopping`].
     fn join_workers(&mut self) {
         for worker in self.workers.drain(..) {
             let _ = worker.join();
@@ -258,7 +258,7 @@ impl Proxy {
 
     /// Closes the admin API, and sends the last traces.
     fn stop_control(&mut self) {
-        let _ = self.stage.send(Stage::Stopping);
+        let _ = self.stage.send(ServingStage::Stopping);
         self.control.take().map(JoinHandle::join);
     }
 
@@ -278,7 +278,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        let _ = self.stage.send(Stage::Stopping);
+        let _ = self.stage.send(ServingStage::Stopping);
         self.end();
     }
 }

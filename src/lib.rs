@@ -5,28 +5,36 @@
 //! `new` out of service when it is worse.
 //!
 //! ```text
-//!             file ──► config ──► Plan                      admin ◄── people, Prometheus
-//!                                  │                          │
-//!   users ──► proxy ──────────► live::Snapshot ◄──── live::apply ──► scribe ──► state file, ledger
-//!               │ counts           ▲                          ▲
-//!               └──► live::tally, live::feed ───► watch ──────┘
+//!             file ──► config ──► Config                     admin ◄── people, Prometheus
+//!                                  │                           │
+//!   users ──► proxy ────────► runtime::snapshot ◄── runtime::shared ──► store: state file, ledger
+//!               │ counts           ▲                           ▲
+//!               └──► telemetry::counters, runtime::event_ring ──► tasks
 //! ```
 //!
 //! # Modules
 //!
+//! From the lowest to the highest:
+//!
+//! * [`stats`]: the sequential tests, pure functions of counts and times.
 //! * [`domain`]: the meaning of a config and all decisions. Pure: no clock, no I/O, no async; time
 //!   is an argument.
-//! * [`config`]: parses TOML into a Plan, reports all faults at once, and watches the file.
-//! * [`net`]: sockets: listening, TLS, names, pooled connections.
-//! * [`live`]: state shared by the threads: one snapshot with one writer, counters, the state
-//!   directory.
+//! * [`config`]: parses TOML into a [`domain::config::Config`], reports all faults at once, and
+//!   watches the file.
+//! * [`telemetry`]: counters, the log, the clock, the sliding window.
+//! * [`net`]: sockets: listening, TLS, the PROXY protocol; `net::fast` has the fast paths.
+//! * [`upstream`]: servers, their names, health and connection pools.
+//! * [`store`]: the state directory: state file, ledger, checkpoints; and the readers of the ledger.
+//! * [`runtime`]: state that the threads share: one snapshot with one writer.
 //! * [`proxy`]: the data plane; `proxy::handle` handles one request from top to bottom.
-//! * [`watch`]: slow tasks: the watchdog, the waves, health probes, alerts, traces.
-//! * [`admin`]: the API for people and machines. [`cli`]: the commands.
+//! * [`tasks`]: slow tasks: the watchdog, the wave controller, health checks, alerts, traces.
+//! * [`admin`]: the API for people and machines, and the metrics.
 //! * [`app`]: builds and connects all of it, and orders the drain.
+//! * [`cli`]: the commands.
 //!
-//! Imports point down only: domain ← config, net, live ← proxy, watch ← admin ← app ← cli.
-//! `proxy` and `watch` never import each other; they meet in `live`. A test checks this.
+//! Imports point down only.
+//! `proxy` and `tasks` never import each other: they meet in `runtime`.
+//! A test checks both.
 //!
 //! # Threads
 //!

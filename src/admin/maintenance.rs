@@ -54,7 +54,7 @@ enum Asked<'r> {
 
 /// Why a body is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum BodyError {
+enum MaintenanceBodyError {
     #[error("`end` ends the present maintenance: it goes without `for` and `change`")]
     EndWithMore,
     #[error("a maintenance says how long it lasts: `for` is missing")]
@@ -82,16 +82,16 @@ impl From<values::InvalidValue> for LengthError {
     }
 }
 
-fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, BodyError> {
+fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, MaintenanceBodyError> {
     if request.end {
         return match (&request.length, &request.change) {
             (None, None) => Ok(Asked::End),
-            _ => Err(BodyError::EndWithMore),
+            _ => Err(MaintenanceBodyError::EndWithMore),
         };
     }
-    let length = request.length.as_deref().ok_or(BodyError::NoLength)?;
-    let change = request.change.as_deref().ok_or(BodyError::NoChange)?;
-    let length = length_of(length).map_err(BodyError::Length)?;
+    let length = request.length.as_deref().ok_or(MaintenanceBodyError::NoLength)?;
+    let change = request.change.as_deref().ok_or(MaintenanceBodyError::NoChange)?;
+    let length = length_of(length).map_err(MaintenanceBodyError::Length)?;
     Ok(Asked::Begin { change: check_change(change)?, length })
 }
 

@@ -1,6 +1,6 @@
 //! The thread of the control plane: the admin API, the file, names, alerts, probes, traces.
 //!
-//! Invariants: one thread and one runtime. It ends at [`Stage::Stopping`], and one connection delays
+//! Invariants: one thread and one runtime. It ends at [`ServingStage::Stopping`], and one connection delays
 //! that by [`ADMIN_GRACE`] at most. A file with faults changes nothing.
 
 use crate::admin::auth::AuthState;
@@ -11,7 +11,7 @@ use crate::admin::serve::serve as admin_serve;
 use crate::app::Command;
 use crate::app::start::{Edits, source};
 use crate::config;
-use crate::proxy::worker::Stage;
+use crate::proxy::worker::ServingStage;
 use crate::runtime::shared::SharedState;
 use crate::tasks::alerts::alert;
 use crate::tasks::health::HealthProbes;
@@ -44,7 +44,7 @@ impl Control {
     pub(super) fn run(
         self,
         sockets: Vec<TcpListener>,
-        stage: watch::Receiver<Stage>,
+        stage: watch::Receiver<ServingStage>,
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -67,7 +67,7 @@ impl Control {
         self,
         auth: Arc<AuthState>,
         sockets: Vec<TcpListener>,
-        stage: watch::Receiver<Stage>,
+        stage: watch::Receiver<ServingStage>,
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
         let hub = EventHub::new(self.live.clone(), self.admin_capacity.streams);
@@ -82,7 +82,7 @@ impl Control {
         let mut stopping = stage.clone();
         tokio::select! {
             () = self.follow(auth, hub, stage) => {}
-            _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
+            _ = stopping.wait_for(|s| *s == ServingStage::Stopping) => {}
         }
         let _ = tokio::time::timeout(COURIER_GRACE, courier).await;
     }
@@ -99,13 +99,18 @@ impl Control {
         }
     }
 
-    async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<EventHub>, mut stage: watch::Receiver<Stage>) {
+    async fn follow(
+        mut self,
+        auth: Arc<AuthState>,
+        hub: Arc<EventHub>,
+        mut stage: watch::Receiver<ServingStage>,
+    ) {
         let mut probes = HealthProbes::new(self.live.log.clone());
         probes.follow(&self.live.snapshot());
         loop {
             tokio::select! {
                 // No new requests come, so the last probe results hold until the end.
-                _ = stage.wait_for(|s| *s != Stage::Serving), if !probes.stopped() => probes.stop(),
+                _ = stage.wait_for(|s| *s != ServingStage::Serving), if !probes.stopped() => probes.stop(),
                 change = self.edits.changes.recv() => match change {
                     Some(_) => {
                         self.reload(&auth, &hub).await;
@@ -170,11 +175,11 @@ impl Control {
 }
 
 /// Sends traces until the drain is over, then the last ones.
-async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<Stage>) {
+async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<ServingStage>) {
     let mut courier = trace_export::SpanExporter::new(live);
     tokio::select! {
         () = courier.run() => {}
-        _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
+        _ = stage.wait_for(|s| *s == ServingStage::Stopping) => {}
     }
     courier.last().await;
 }

@@ -4,7 +4,7 @@
 //! alone. Failed users are in files beside it. Invariants: whatever these cannot answer is
 //! reported, for each release concerned. A ledger that does not verify is reported as such.
 
-use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
+use super::client::{AdminArgs, AdminClient, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
 use super::{block_on, plan_of, verify};
 use crate::admin::dto::HashedBody;
@@ -89,7 +89,7 @@ fn a_time(text: &str) -> Result<i64, String> {
 /// Where the records come from.
 enum RecordSource {
     Directory(PathBuf),
-    Proxy(Client),
+    Proxy(AdminClient),
 }
 
 impl RecordSource {
@@ -205,7 +205,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = match (&args.state, &plan) {
         (Some(directory), _) => RecordSource::Directory(directory.clone()),
         (None, Some(plan)) => RecordSource::Directory(plan.state.directory.clone()),
-        (None, None) => RecordSource::Proxy(Client::new(&args.admin)?),
+        (None, None) => RecordSource::Proxy(AdminClient::new(&args.admin)?),
     };
     let key = match (&args.key_file, &plan) {
         (Some(path), _) => Some(read_key(path)?),
@@ -396,7 +396,7 @@ fn each_users(path: &Path, mut take: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()
 /// which does not disclose it.
 struct Keys<'a> {
     local: Option<StateKey>,
-    proxy: Option<&'a Client>,
+    proxy: Option<&'a AdminClient>,
     /// The name of the available key.
     name: Option<String>,
     fault: Option<String>,
@@ -442,7 +442,7 @@ impl Keys<'_> {
 }
 
 /// `None`: a proxy of an earlier version, which has no key.
-async fn ask_hashes(client: &Client, numbers: &[u64]) -> anyhow::Result<Option<HashedBody>> {
+async fn ask_hashes(client: &AdminClient, numbers: &[u64]) -> anyhow::Result<Option<HashedBody>> {
     let numbers = numbers.iter().map(|number| format!("{number:016x}")).collect::<Vec<_>>().join(",");
     match client.get(&format!("/api/v1/ledger/hashed?numbers={numbers}")).await {
         Ok(hashed) => Ok(Some(hashed)),

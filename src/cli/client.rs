@@ -37,7 +37,7 @@ pub struct AdminArgs {
     pub token_file: Option<PathBuf>,
 }
 
-pub struct Client {
+pub struct AdminClient {
     authority: Authority,
     token: Option<String>,
     /// For a whole call.
@@ -60,12 +60,12 @@ pub enum ClientError {
     Answer { status: StatusCode, body: ErrorBody },
 }
 
-impl Client {
-    pub fn new(args: &AdminArgs) -> anyhow::Result<Client> {
+impl AdminClient {
+    pub fn new(args: &AdminArgs) -> anyhow::Result<AdminClient> {
         let named = std::env::var("GRAYLING_ADMIN").ok().filter(|url| !url.is_empty());
         let url = args.admin.clone().or(named).unwrap_or_else(|| DEFAULT.to_owned());
         let token = args.token_file.as_deref().map(read_token).transpose()?;
-        Ok(Client { authority: parse_url(&url)?, token, timeout: TIMEOUT })
+        Ok(AdminClient { authority: parse_url(&url)?, token, timeout: TIMEOUT })
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -105,7 +105,7 @@ impl Client {
     /// The running config, for `check --against`.
     pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<RunningBody> {
         let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
-        let client = Client::new(&args)?;
+        let client = AdminClient::new(&args)?;
         super::block_on(async move { Ok(client.get("/api/v1/config").await?) })
     }
 
@@ -246,7 +246,7 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
 /// A scripted admin server, for the tests of every command.
 #[cfg(test)]
 pub(super) mod scripted {
-    use super::{AdminArgs, Client};
+    use super::{AdminArgs, AdminClient};
     use crate::admin::dto::ErrorBody;
     use axum::Router;
     use axum::body::{Bytes, to_bytes};
@@ -255,7 +255,7 @@ pub(super) mod scripted {
     use std::sync::{Arc, Mutex};
 
     pub struct Scripted {
-        pub client: Client,
+        pub client: AdminClient,
         /// Each request: `METHOD target [authorization] [content-type] body`.
         pub seen: Arc<Mutex<Vec<String>>>,
     }
@@ -294,7 +294,7 @@ pub(super) mod scripted {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        let client = Client::new(&AdminArgs { admin: Some(url), token_file: None }).unwrap();
+        let client = AdminClient::new(&AdminArgs { admin: Some(url), token_file: None }).unwrap();
         Scripted { client, seen }
     }
 
@@ -310,8 +310,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn at(url: &str) -> anyhow::Result<Client> {
-        Client::new(&AdminArgs { admin: Some(url.to_owned()), token_file: None })
+    fn at(url: &str) -> anyhow::Result<AdminClient> {
+        AdminClient::new(&AdminArgs { admin: Some(url.to_owned()), token_file: None })
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! holds are unknown, and the output mentions that. The user id is processed as in a request:
 //! `normalise` and `max_bytes` of the config apply.
 
-use super::client::{AdminArgs, Client, encoded, one_of};
+use super::client::{AdminArgs, AdminClient, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
 use crate::admin::dto::ExplainBody;
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (answer, source) = match &args.config {
         Some(path) => (offline(&plan_of(path)?, &args.user, args.release)?, ExplainSource::File),
         None => {
-            let client = Client::new(&args.admin)?;
+            let client = AdminClient::new(&args.admin)?;
             (block_on(online(&client, &args.user, args.release))?, ExplainSource::Proxy)
         }
     };
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
+async fn online(client: &AdminClient, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
     let release = client.release(release, "explain --user ID --release").await?;
     let path = format!("/api/v1/explain?user={}&release={}", encoded(user), encoded(&release));
     Ok(client.get(&path).await?)

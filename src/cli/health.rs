@@ -3,7 +3,7 @@
 //! The exit code follows the status of `/readyz` alone. Other faults are printed only, because they
 //! must not take the proxy out of service.
 
-use super::client::{AdminArgs, Client};
+use super::client::{AdminArgs, AdminClient};
 use super::text::{self, shown};
 use super::{EXIT_FAILURE, block_on};
 use crate::admin::dto::{PhaseLabel, ReadyDetails};
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.admin)?;
+    let client = AdminClient::new(&args.admin)?;
     let (status, details) =
         block_on(async { Ok(client.fetch_in_any_status::<ReadyDetails>("/readyz").await?) })?;
     if args.json {

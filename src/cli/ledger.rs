@@ -1,6 +1,6 @@
 //! `grayling ledger`: the decisions, oldest first, with their actors and evidence.
 
-use super::client::{AdminArgs, Client};
+use super::client::{AdminArgs, AdminClient};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{EXIT_FAILURE, block_on, plan_of, verify};
 use crate::admin::dto::LedgerEntry;
@@ -54,7 +54,7 @@ fn run_verify(args: &Args) -> anyhow::Result<ExitCode> {
     let verified = match directory {
         Some(directory) => verify::offline(&directory, anchor)?,
         None => {
-            let client = Client::new(&args.admin)?;
+            let client = AdminClient::new(&args.admin)?;
             block_on(verify::online(&client, anchor))?
         }
     };
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.verify {
         return run_verify(&args);
     }
-    let client = Client::new(&args.admin)?;
+    let client = AdminClient::new(&args.admin)?;
     let entries = block_on(entries(&client, args.since))?;
     if args.json {
         text::print_json(&entries)?;
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn entries(client: &Client, since: Option<u64>) -> anyhow::Result<Vec<LedgerEntry>> {
+async fn entries(client: &AdminClient, since: Option<u64>) -> anyhow::Result<Vec<LedgerEntry>> {
     let (mut all, mut last) = (Vec::new(), since.unwrap_or(0));
     loop {
         // The server truncates long lists, so the end is a page without new entries.

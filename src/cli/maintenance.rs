@@ -1,7 +1,7 @@
 //! `grayling maintenance`: for a while the ceilings of a release only report, and its waves hold.
 
 use super::block_on;
-use super::client::{AdminArgs, Client, encoded};
+use super::client::{AdminArgs, AdminClient, encoded};
 use super::text::{self, shown};
 use crate::admin::dto::{ChangeAnswer, MaintenanceRequest};
 use crate::admin::maintenance::length_of;
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.admin)?;
+    let client = AdminClient::new(&args.admin)?;
     let Args { length, change, end, reason, .. } = args;
     let request = MaintenanceRequest { length, change, reason, end };
     let (release, answer) = block_on(ask(&client, args.release, request))?;
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(
-    client: &Client,
+    client: &AdminClient,
     release: Option<String>,
     request: MaintenanceRequest,
 ) -> anyhow::Result<(String, ChangeAnswer)> {

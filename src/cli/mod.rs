@@ -57,11 +57,11 @@ Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 rolled back (status --exit-code), 
 )]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Show the main job with nothing set up: a bad release, caught and rolled back.
     Demo(demo::Args),
     /// Run the proxy.
@@ -99,24 +99,24 @@ enum Command {
 /// Runs the command of the arguments.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Demo(args) => demo::run(args),
-        Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args, |args| {
-            client::Client::running(args.against.as_deref(), args.token_file.as_deref())
+        CliCommand::Demo(args) => demo::run(args),
+        CliCommand::Run(args) => run::run(args),
+        CliCommand::Check(args) => check::run(args, |args| {
+            client::AdminClient::running(args.against.as_deref(), args.token_file.as_deref())
         }),
-        Command::Init(args) => init::run(args),
-        Command::Explain(args) => explain::run(args),
-        Command::Status(args) => status::run(args),
-        Command::Rollback(args) => release::rollback(args),
-        Command::Resume(args) => release::resume(args),
-        Command::Pause(args) => release::pause(args),
-        Command::Promote(args) => release::promote(args),
-        Command::Maintenance(args) => maintenance::run(args),
-        Command::Ledger(args) => ledger::run(args),
-        Command::Affected(args) => affected::run(args),
-        Command::Health(args) => health::run(args),
-        Command::Schema(args) => schema::run(args),
-        Command::Completions(args) => completions::run(args),
+        CliCommand::Init(args) => init::run(args),
+        CliCommand::Explain(args) => explain::run(args),
+        CliCommand::Status(args) => status::run(args),
+        CliCommand::Rollback(args) => release::rollback(args),
+        CliCommand::Resume(args) => release::resume(args),
+        CliCommand::Pause(args) => release::pause(args),
+        CliCommand::Promote(args) => release::promote(args),
+        CliCommand::Maintenance(args) => maintenance::run(args),
+        CliCommand::Ledger(args) => ledger::run(args),
+        CliCommand::Affected(args) => affected::run(args),
+        CliCommand::Health(args) => health::run(args),
+        CliCommand::Schema(args) => schema::run(args),
+        CliCommand::Completions(args) => completions::run(args),
     }
 }
 

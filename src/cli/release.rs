@@ -1,6 +1,6 @@
 //! `grayling rollback`, `resume`, `pause` and `promote`: manual decisions on a release.
 
-use super::client::{AdminArgs, Client, encoded};
+use super::client::{AdminArgs, AdminClient, encoded};
 use super::text::{self, shown};
 use super::{Usage, block_on};
 use crate::admin::dto::{ChangeAnswer, ChangeRequest, StatusBody};
@@ -124,7 +124,7 @@ fn change(
     request: ChangeRequest,
     common: Common,
 ) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&common.admin)?;
+    let client = AdminClient::new(&common.admin)?;
     let (release, answer) = block_on(ask(&client, verb, release, request))?;
     if common.json {
         text::print_json(&answer)?;
@@ -135,7 +135,7 @@ fn change(
 }
 
 async fn ask(
-    client: &Client,
+    client: &AdminClient,
     verb: &str,
     release: Option<String>,
     request: ChangeRequest,
@@ -151,7 +151,7 @@ async fn ask(
 
 /// The usage error of a promote without `--to`. An older server would open the next wave instead,
 /// so the request is not sent.
-async fn next_wave(client: &Client, release: &str) -> anyhow::Result<Usage> {
+async fn next_wave(client: &AdminClient, release: &str) -> anyhow::Result<Usage> {
     let status: StatusBody = client.get("/api/v1/status").await?;
     let Some(found) = status.releases.into_iter().find(|r| r.name == release) else {
         return Ok(Usage(format!("no release is called `{}`", shown(release))));

@@ -7,7 +7,7 @@
 
 mod climb;
 
-use super::client::{AdminArgs, Client};
+use super::client::{AdminArgs, AdminClient};
 use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.admin)?;
+    let client = AdminClient::new(&args.admin)?;
     block_on(async {
         if args.watch {
             return watch(&client, &args).await;
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn fetch(client: &Client) -> anyhow::Result<StatusBody> {
+async fn fetch(client: &AdminClient) -> anyhow::Result<StatusBody> {
     Ok(client.get("/api/v1/status").await?)
 }
 
@@ -73,7 +73,7 @@ fn exit_code(args: &Args, status: &StatusBody) -> ExitCode {
     if args.exit_code && rolled_back { ExitCode::from(EXIT_ROLLED_BACK) } else { ExitCode::SUCCESS }
 }
 
-async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
+async fn watch(client: &AdminClient, args: &Args) -> anyhow::Result<ExitCode> {
     let mut status = fetch(client).await?;
     let colour = Colour::of_stdout();
     let mut screen = (text::redraws() && !args.json).then(Screen::default);

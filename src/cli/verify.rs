@@ -5,7 +5,7 @@
 //! byte: the check always runs here, not in the proxy that keeps the ledger. Invariants: a ledger
 //! that a proxy writes to is read again until it is stable. Nothing is changed or locked.
 
-use super::client::Client;
+use super::client::AdminClient;
 use super::text::{self, Colour, Hue, count, shown};
 use crate::admin::dto::LedgerEnd;
 use crate::store::audit::verify::{Verifier, VerifyReport};
@@ -67,7 +67,7 @@ pub fn offline(directory: &Path, anchor: Option<&str>) -> anyhow::Result<Verifie
 }
 
 /// Verifies the ledger of a running proxy.
-pub async fn online(client: &Client, anchor: Option<&str>) -> anyhow::Result<Verified> {
+pub async fn online(client: &AdminClient, anchor: Option<&str>) -> anyhow::Result<Verified> {
     let place = client.address();
     let mut looks = 0;
     loop {
@@ -84,7 +84,7 @@ pub async fn online(client: &Client, anchor: Option<&str>) -> anyhow::Result<Ver
 }
 
 /// All lines of a running proxy's ledger, byte for byte, each with its line end.
-pub async fn lines(client: &Client, mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
+pub async fn lines(client: &AdminClient, mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
     let (mut from, mut rest) = (0u64, Vec::new());
     loop {
         let piece = client.bytes(&format!("/api/v1/ledger/lines?from={from}")).await?;

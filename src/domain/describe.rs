@@ -35,7 +35,7 @@ fn latency(known: Option<Duration>) -> String {
 impl From<Ruling> for Judgement {
     fn from(ruling: Ruling) -> Self {
         let Ruling { state, verdict, why, decided, progress, figures, evidence } = ruling;
-        let words = Words { figures: &figures, evidence: &evidence };
+        let words = Sentence { figures: &figures, evidence: &evidence };
         let what = words.why(&why);
         let reason = match &decided {
             Some(Some(by)) => format!("{what}: {}", by.counts()),
@@ -56,12 +56,12 @@ impl From<Ruling> for Judgement {
 }
 
 /// The words of one look.
-struct Words<'r> {
+struct Sentence<'r> {
     figures: &'r Figures,
     evidence: &'r JudgementEvidence,
 }
 
-impl Words<'_> {
+impl Sentence<'_> {
     /// Why it has its state.
     fn why(&self, why: &Why) -> String {
         let limits = &self.figures.limits;

@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 /// Ends the task that polls it. Unless it is armed, a poll costs one load.
 #[derive(Default)]
 pub struct CancelToken {
-    stage: Cell<Stage>,
+    stage: Cell<CancelStage>,
     waker: Cell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
+enum CancelStage {
     #[default]
     Idle,
     /// Each poll stores its waker.
@@ -24,19 +24,19 @@ enum Stage {
 
 impl CancelToken {
     pub fn is_cancelled(&self) -> bool {
-        self.stage.get() == Stage::Cancelled
+        self.stage.get() == CancelStage::Cancelled
     }
 
     /// Ready once it is cancelled. Only an armed token wakes the task for that.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         match self.stage.get() {
-            Stage::Idle => Poll::Pending,
-            Stage::Armed => {
+            CancelStage::Idle => Poll::Pending,
+            CancelStage::Armed => {
                 let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
                 self.waker.set(waker.or_else(|| Some(cx.waker().clone())));
                 Poll::Pending
             }
-            Stage::Cancelled => Poll::Ready(()),
+            CancelStage::Cancelled => Poll::Ready(()),
         }
     }
 
@@ -46,15 +46,15 @@ impl CancelToken {
 
     /// From now on each poll stores its waker.
     pub fn arm(&self) {
-        self.stage.set(Stage::Armed);
+        self.stage.set(CancelStage::Armed);
     }
 
     pub fn disarm(&self) {
-        self.stage.set(Stage::Idle);
+        self.stage.set(CancelStage::Idle);
     }
 
     pub fn cancel(&self) {
-        self.stage.set(Stage::Cancelled);
+        self.stage.set(CancelStage::Cancelled);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::handle::handle;
 use super::response_body::ResponseBody;
 use super::stream::{Executor, Streams};
-use super::worker::{Stage, Worker};
+use super::worker::{ServingStage, Worker};
 use crate::domain::config::RequestLimits;
 use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::net::fast::write_batching::BatchedStream;
@@ -70,7 +70,12 @@ pub struct Arrival {
 }
 
 /// Serves a connection from its first byte to its end.
-pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: RequestLimits, stage: watch::Receiver<Stage>) {
+pub async fn run(
+    worker: Rc<Worker>,
+    arrival: Arrival,
+    limits: RequestLimits,
+    stage: watch::Receiver<ServingStage>,
+) {
     let Arrival { mut stream, mut address, announced, tls, counted: _counted } = arrival;
     let _ = stream.set_nodelay(true);
     if announced {
@@ -114,7 +119,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     client: Client,
     agreed: Option<AgreedProtocol>,
     limits: &RequestLimits,
-    mut stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<ServingStage>,
 ) {
     let client = Rc::new(client);
     let patience = ClientTimeouts {
@@ -132,7 +137,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 Err(_) => return,
             },
             // A client that has sent nothing gets no response.
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+            _ = stage.wait_for(|stage| *stage != ServingStage::Serving) => return,
         },
     };
     let io = TokioIo::new(stream);
@@ -176,9 +181,9 @@ async fn drive_http<C: Future>(
     client: &Client,
     streams: &Streams,
     limits: &RequestLimits,
-    mut stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<ServingStage>,
 ) {
-    if *stage.borrow() == Stage::Serving {
+    if *stage.borrow() == ServingStage::Serving {
         match serve_until_end(connection.as_mut(), client, streams, limits, &mut stage).await {
             ServiceEnd::Ended => return,
             ServiceEnd::Drain => {}
@@ -236,7 +241,7 @@ async fn serve_until_end(
     client: &Client,
     streams: &Streams,
     limits: &RequestLimits,
-    stage: &mut watch::Receiver<Stage>,
+    stage: &mut watch::Receiver<ServingStage>,
 ) -> ServiceEnd {
     let seen = stage.clone();
     let mut changed = pin!(stage.changed());

@@ -5,7 +5,7 @@
 //! What is still open after `drain` is dropped.
 
 use super::connection::{self, Arrival, Counted};
-use super::worker::{Stage, Worker};
+use super::worker::{ServingStage, Worker};
 use crate::net::fast::write_batching;
 use crate::runtime::shared::SharedState;
 use std::future::Future;
@@ -41,7 +41,7 @@ pub fn run(
     index: usize,
     listeners: Listeners,
     live: Arc<SharedState>,
-    stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<ServingStage>,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(index, live));
@@ -60,7 +60,7 @@ async fn accept_all(
     worker: Rc<Worker>,
     http: TcpListener,
     https: Option<TcpListener>,
-    mut stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<ServingStage>,
 ) -> io::Result<()> {
     let sweeper = spawn_local(worker.clone().sweep());
     let canceller = spawn_local(worker.clone().cancel_held());
@@ -96,7 +96,7 @@ async fn accept_all(
     tokio::select! {
         () = finished => {}
         () = tokio::time::sleep(drain) => {}
-        _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
+        _ = stage.wait_for(|s| *s == ServingStage::Stopping) => {}
     }
     sweeper.abort();
     canceller.abort();
@@ -110,7 +110,7 @@ fn spawn_connection(
     stream: TcpStream,
     address: IpAddr,
     kind: ListenerKind,
-    stage: &watch::Receiver<Stage>,
+    stage: &watch::Receiver<ServingStage>,
 ) {
     let snapshot = worker.live.snapshot();
     let limits = &snapshot.plan.limits;

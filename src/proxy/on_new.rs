@@ -49,14 +49,14 @@ struct Slot {
     began: Duration,
     attempt: u64,
     body_state: Rc<RequestBodyState>,
-    answer: Answer,
+    answer: AnswerProgress,
     carrier: Carrier,
     cancelled: bool,
 }
 
 /// Progress of the response, with the monotonic time of its head.
 #[derive(Clone, Copy)]
-enum Answer {
+enum AnswerProgress {
     Awaited,
     Sized(Duration),
     /// No known length, or a tunnel.
@@ -89,7 +89,7 @@ impl OnNew {
         let group = self.group(&release.tally);
         group.tally.under_way.began(self.worker);
         let attempt = release.release.attempt;
-        let answer = Answer::Awaited;
+        let answer = AnswerProgress::Awaited;
         let slot = Slot { began, attempt, body_state, answer, carrier, cancelled: false };
         let slot = group.slots.borrow_mut().insert(slot);
         TrackedRequest { group, slot }
@@ -147,15 +147,15 @@ impl Slot {
         let upload_finishes = self.body_state.is_sized() && !self.body_state.is_whole();
         match self.answer {
             // Its `response_timeout` ends it.
-            Answer::Awaited if self.body_state.is_whole() => None,
-            Answer::Awaited if upload_finishes => Some(held + FINISH_MAX),
-            Answer::Awaited => Some(held + grace),
-            Answer::Sized(head) => Some(held.max(head) + FINISH_MAX),
-            Answer::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
-            Answer::Stream(head) if self.body_state.is_sized() => {
+            AnswerProgress::Awaited if self.body_state.is_whole() => None,
+            AnswerProgress::Awaited if upload_finishes => Some(held + FINISH_MAX),
+            AnswerProgress::Awaited => Some(held + grace),
+            AnswerProgress::Sized(head) => Some(held.max(head) + FINISH_MAX),
+            AnswerProgress::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
+            AnswerProgress::Stream(head) if self.body_state.is_sized() => {
                 Some(held.max(head).max(self.body_state.moved_at()) + grace)
             }
-            Answer::Stream(head) => Some(held.max(head) + grace),
+            AnswerProgress::Stream(head) => Some(held.max(head) + grace),
         }
     }
 }
@@ -179,7 +179,7 @@ impl TrackedRequest {
     /// The response head has arrived, and a body follows.
     pub fn track_response(&self, sized: bool, now: Duration) {
         self.change(|slot| {
-            slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };
+            slot.answer = if sized { AnswerProgress::Sized(now) } else { AnswerProgress::Stream(now) };
             slot.carrier.token().arm();
         });
     }

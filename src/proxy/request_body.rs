@@ -29,7 +29,7 @@ const PRESSURE: Duration = Duration::from_millis(1);
 
 /// Progress and result of the request body; shared with the exchange.
 pub struct RequestBodyState {
-    stage: Cell<Stage>,
+    stage: Cell<BodyStage>,
     /// Waiting for the client to send more, so a silence is not the upstream's.
     waits_for_client: Cell<bool>,
     /// Total time waited for the client (to send, or to take the response), without the current
@@ -52,7 +52,7 @@ pub struct RequestBodyState {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum BodyStage {
     Running,
     Whole,
     /// Broken framing, or the connection ended.
@@ -70,9 +70,9 @@ pub enum ClientFault {
 
 impl RequestBodyState {
     pub fn new(body: &Incoming, now: Duration) -> Rc<RequestBodyState> {
-        let stage = if body.is_end_stream() { Stage::Whole } else { Stage::Running };
+        let stage = if body.is_end_stream() { BodyStage::Whole } else { BodyStage::Running };
         let stopped = CancelToken::default();
-        if stage == Stage::Running {
+        if stage == BodyStage::Running {
             stopped.arm();
         }
         Rc::new(RequestBodyState {
@@ -92,7 +92,7 @@ impl RequestBodyState {
 
     /// Whether the whole body was received.
     pub fn is_whole(&self) -> bool {
-        self.stage.get() == Stage::Whole
+        self.stage.get() == BodyStage::Whole
     }
 
     /// Whether the length was known from the beginning.
@@ -107,7 +107,7 @@ impl RequestBodyState {
 
     fn mark_whole(&self) {
         self.moved_at.set(clock::now());
-        self.stage.set(Stage::Whole);
+        self.stage.set(BodyStage::Whole);
         self.became_whole.notify_one();
     }
 
@@ -123,9 +123,9 @@ impl RequestBodyState {
 
     pub fn client_fault(&self) -> Option<ClientFault> {
         match self.stage.get() {
-            Stage::Broken => Some(ClientFault::Broken),
-            Stage::Slow => Some(ClientFault::Slow),
-            Stage::Running | Stage::Whole => None,
+            BodyStage::Broken => Some(ClientFault::Broken),
+            BodyStage::Slow => Some(ClientFault::Slow),
+            BodyStage::Running | BodyStage::Whole => None,
         }
     }
 
@@ -185,7 +185,7 @@ impl RequestBodyState {
     /// When the upstream's time to answer began: when the last piece of the body moved.
     /// `None` while the client is waited for.
     pub fn upstream_waits_since(&self) -> Option<Duration> {
-        let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
+        let waits_for_client = self.stage.get() == BodyStage::Running && self.waits_for_client.get();
         (!waits_for_client).then(|| self.moved_at.get())
     }
 }
@@ -238,7 +238,7 @@ impl Body for RequestBody {
                 }
             }
             Poll::Ready(Some(Err(_))) => {
-                this.body_state.stage.set(Stage::Broken);
+                this.body_state.stage.set(BodyStage::Broken);
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
             Poll::Ready(None) => {
@@ -253,7 +253,7 @@ impl Body for RequestBody {
                 let Some(timeout) = this.idle_timeout else { return Poll::Pending };
                 let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
                 ready!(this.alarm.poll(cx, until));
-                this.body_state.stage.set(Stage::Slow);
+                this.body_state.stage.set(BodyStage::Slow);
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
         }

@@ -24,7 +24,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// The stage of a worker's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum ServingStage {
     Serving,
     /// Finish what is in flight, within `[limits] drain`.
     Draining,

@@ -26,10 +26,10 @@ const RING: u64 = 1 << 16;
 /// The most events of a request after its arrival: answered, and ended or broken.
 const MORE: u64 = 2;
 
-type Words = [AtomicU64; 3];
+type EventWords = [AtomicU64; 3];
 
 struct WorkerRing {
-    slots: Box<[Words]>,
+    slots: Box<[EventWords]>,
     /// Written by the worker.
     tail: AtomicU64,
     /// Events that requests in flight may still write.
@@ -123,7 +123,7 @@ impl EventRing {
     pub fn new(workers: usize) -> EventRing {
         EventRing {
             workers: PerWorker::new(workers, || WorkerRing {
-                slots: (0..RING).map(|_| Words::default()).collect(),
+                slots: (0..RING).map(|_| EventWords::default()).collect(),
                 tail: AtomicU64::new(0),
                 reserved: AtomicU64::new(0),
                 lost: AtomicU64::new(0),

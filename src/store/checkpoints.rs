@@ -12,7 +12,7 @@
 use super::private::private_file;
 use super::state_key::StateKey;
 use crate::telemetry::log::Log;
-use crate::telemetry::throttle::{Edge, Turn};
+use crate::telemetry::throttle::{TroubleEdges, Turn};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -69,7 +69,7 @@ impl CheckpointQueue {
 
 /// The body of the thread: runs until [`CheckpointQueue::close`].
 pub fn run(shelf: &Arc<CheckpointQueue>, directory: &Path, key: &StateKey, log: &Log) {
-    let mut trouble = Edge::default();
+    let mut trouble = TroubleEdges::default();
     loop {
         let (waiting, closed) = {
             let idle = |inbox: &mut PendingCheckpoints| inbox.waiting.is_empty() && !inbox.closed;

@@ -19,7 +19,7 @@
 
 mod format;
 
-use super::kept::Kept;
+use super::kept::SharedError;
 use super::ledger::{self, LedgerEntry, LedgerTail};
 use super::private::{private_directory, private_file};
 use crate::domain::rollout::ReleaseState;
@@ -133,7 +133,7 @@ pub enum Strayed {
     #[error("the directory was moved")]
     Moved,
     #[error(transparent)]
-    Unreachable(Kept<io::Error>),
+    Unreachable(SharedError<io::Error>),
 }
 
 /// Identifies a saved file by device, inode and length.

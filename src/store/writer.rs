@@ -10,7 +10,7 @@
 //! `durable` false, and saving is retried every second. An entry whose line is not on disk stays in
 //! the image, from which it is written again.
 
-use super::kept::Kept;
+use super::kept::SharedError;
 use super::ledger::{Ledger, LedgerEntry};
 use super::state::{Elsewhere, PathTarget, SavedFile, StateDirectory, StateImage};
 use super::state_key::StateKey;
@@ -82,11 +82,11 @@ pub enum NotDurable {
     #[error("the state directory could not be used at start; mend it and restart")]
     NoDirectory,
     #[error("{directory}: cannot save the state: {source}")]
-    Save { directory: PathBuf, source: Kept<io::Error> },
+    Save { directory: PathBuf, source: SharedError<io::Error> },
     #[error(transparent)]
     Elsewhere(#[from] Elsewhere),
     #[error("cannot write the ledger of the state directory: {0}")]
-    Ledger(#[source] Kept<io::Error>),
+    Ledger(#[source] SharedError<io::Error>),
 }
 
 /// Identifies a queued change, for [`CommitQueue::wait`].

@@ -29,7 +29,7 @@ pub struct Call<'a> {
     pub within: Duration,
 }
 
-pub struct Answer {
+pub struct CallAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -50,7 +50,7 @@ fn unreachable(error: impl std::fmt::Display) -> CallError {
 }
 
 impl Call<'_> {
-    pub async fn make(self) -> Result<Answer, CallError> {
+    pub async fn make(self) -> Result<CallAnswer, CallError> {
         let within = self.within;
         match tokio::time::timeout(within, self.unbounded()).await {
             Ok(answer) => answer,
@@ -58,7 +58,7 @@ impl Call<'_> {
         }
     }
 
-    async fn unbounded(self) -> Result<Answer, CallError> {
+    async fn unbounded(self) -> Result<CallAnswer, CallError> {
         let stream = TcpStream::connect((self.to.host.as_str(), self.to.port)).await.map_err(unreachable)?;
         match self.tls {
             None => self.exchange(stream).await,
@@ -71,7 +71,7 @@ impl Call<'_> {
         }
     }
 
-    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Answer, CallError> {
+    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<CallAnswer, CallError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         let mut request = Request::builder()
             .method(self.method)
@@ -95,7 +95,7 @@ impl Call<'_> {
                     return Err(CallError::TooLong(self.answer_bytes_max));
                 }
             }
-            Ok(Answer { status: head.status, headers: head.headers, body: read })
+            Ok(CallAnswer { status: head.status, headers: head.headers, body: read })
         };
         // Driven here and not in a task, so it ends with the call.
         let drive = async {

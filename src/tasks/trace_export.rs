@@ -20,7 +20,7 @@ use crate::runtime::traces::{AttemptResult, TracedAttempt, TracedExchange};
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::random;
-use crate::telemetry::throttle::{Edge, Turn};
+use crate::telemetry::throttle::{TroubleEdges, Turn};
 use http::{Method, StatusCode, header};
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -56,7 +56,7 @@ pub struct SpanExporter {
     rest: Vec<TracedExchange>,
     /// Failed calls in a row.
     failures: u32,
-    trouble: Edge,
+    trouble: TroubleEdges,
     instance: String,
 }
 
@@ -85,7 +85,14 @@ impl SpanExporter {
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
         let instance = hex(&id);
-        SpanExporter { live, batch: vec![], rest: vec![], failures: 0, trouble: Edge::default(), instance }
+        SpanExporter {
+            live,
+            batch: vec![],
+            rest: vec![],
+            failures: 0,
+            trouble: TroubleEdges::default(),
+            instance,
+        }
     }
 
     /// Runs until it is dropped.

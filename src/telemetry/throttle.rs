@@ -1,7 +1,7 @@
 //! Which of many equal events get a log line.
 //!
 //! Invariants: a [`Throttle`] lets the first event through, and then at most one in [`EVERY`].
-//! An [`Edge`] lets the first failure of a series through, and the first success after it.
+//! An [`TroubleEdges`] lets the first failure of a series through, and the first success after it.
 
 use super::clock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -43,7 +43,7 @@ impl Throttle {
 
 /// The begin and the end of a series of failures.
 #[derive(Default)]
-pub struct Edge {
+pub struct TroubleEdges {
     fails: bool,
 }
 
@@ -53,7 +53,7 @@ pub enum Turn {
     Ends,
 }
 
-impl Edge {
+impl TroubleEdges {
     /// Adds a result; returns what changed.
     pub fn turn(&mut self, fails: bool) -> Option<Turn> {
         match (std::mem::replace(&mut self.fails, fails), fails) {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_series_of_failures_has_a_begin_and_an_end() {
-        let mut edge = Edge::default();
+        let mut edge = TroubleEdges::default();
         let turns = [false, true, true, false, false].map(|fails| edge.turn(fails));
         assert_eq!(turns, [None, Some(Turn::Begins), None, Some(Turn::Ends), None]);
     }

@@ -11,22 +11,30 @@ const COMMENT_MAX: usize = 100;
 
 /// Folders of `src/` by layer.
 /// A folder imports from lower layers, and from folders of the same layer in one direction only.
-const HEIGHTS: [(&str, u32); 9] = [
-    ("domain", 0),
-    ("config", 1),
-    ("net", 1),
-    ("live", 1),
-    ("proxy", 2),
-    ("watch", 2),
-    ("admin", 3),
-    ("app", 4),
-    ("cli", 5),
+const HEIGHTS: [(&str, u32); 13] = [
+    ("stats", 0),
+    ("domain", 1),
+    ("config", 2),
+    ("telemetry", 2),
+    ("net", 2),
+    ("upstream", 3),
+    ("store", 3),
+    ("runtime", 4),
+    ("proxy", 5),
+    ("tasks", 5),
+    ("admin", 6),
+    ("app", 7),
+    ("cli", 8),
 ];
 
-/// Same layer, and no imports in either direction: they meet in `live`.
-const STRANGERS: [(&str, &str); 1] = [("proxy", "watch")];
+/// Same layer, and no imports in either direction: they meet in `runtime`.
+const STRANGERS: [(&str, &str); 1] = [("proxy", "tasks")];
 
-const FORBIDDEN_IN_DOMAIN: [&str; 8] = [
+/// Type names that may stand in more than one module.
+const NAMES_OF_SEVERAL_TYPES: [(&str, &str); 1] =
+    [("Args", "the arguments of one command; each command's file has one, as clap's documentation does")];
+
+const FORBIDDEN_IN_PURE_ROOMS: [&str; 8] = [
     "tokio",
     "serde",
     "std::time::Instant",
@@ -158,7 +166,7 @@ fn imports_point_down_only() {
         }
         for (a, b) in STRANGERS {
             if (from == a && to == b) || (from == b && to == a) {
-                faults.push(format!("{}: {from} imports {to}; they meet in live", short(file)));
+                faults.push(format!("{}: {from} imports {to}; they meet in runtime", short(file)));
             }
         }
     }
@@ -174,14 +182,54 @@ fn the_scan_of_imports_sees_groups_and_paths() {
 }
 
 #[test]
-fn the_domain_is_pure() {
+fn stats_and_domain_are_pure() {
     let mut faults = Vec::new();
-    for file in files("src/domain", ".rs") {
+    for file in ["src/stats", "src/domain"].into_iter().flat_map(|folder| files(folder, ".rs")) {
         let code = code(&file);
-        let said = FORBIDDEN_IN_DOMAIN.iter().filter(|word| code.contains(**word));
+        let said = FORBIDDEN_IN_PURE_ROOMS.iter().filter(|word| code.contains(**word));
         faults.extend(said.map(|word| format!("{} says {word}", short(&file))));
     }
     none(faults);
+}
+
+/// The names of the types that a file defines outside functions and tests.
+fn types(code: &str) -> Vec<String> {
+    let defined = |line: &str| {
+        let line = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+        let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+        let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+        let name = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
+        Some(name.chars().take_while(|c| is_word(*c)).collect())
+    };
+    code.lines().filter_map(defined).collect()
+}
+
+#[test]
+fn no_type_name_stands_in_two_modules() {
+    let mut homes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in files("src", ".rs") {
+        for name in types(&code(&file)) {
+            homes.entry(name).or_default().push(short(&file));
+        }
+    }
+    assert!(homes.len() > 300, "the scan found almost nothing: {}", homes.len());
+    let exceptions = BTreeMap::from(NAMES_OF_SEVERAL_TYPES);
+    let faults =
+        homes.iter().filter(|(name, files)| files.len() > 1 && !exceptions.contains_key(name.as_str()));
+    none(faults.map(|(name, files)| format!("{name}: {}", files.join(", "))).collect());
+}
+
+#[test]
+fn the_map_names_every_module_and_no_other() {
+    let map = read(&root().join("src/lib.rs"));
+    let listed = map.lines().filter(|line| line.starts_with("//! * [`"));
+    let listed: BTreeSet<&str> = listed.filter_map(|line| line.split(['`', '`']).nth(1)).collect();
+    let declared = map.lines().filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("mod ")));
+    let declared: BTreeSet<&str> = declared.map(|name| name.trim_end_matches(';')).collect();
+    let declared: BTreeSet<&str> = declared.into_iter().filter(|name| *name != "mutate").collect();
+    assert_eq!(listed, declared, "left: the list in src/lib.rs, right: its modules");
+    let heights: BTreeSet<&str> = HEIGHTS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(declared, heights, "left: the modules, right: their heights in this test");
 }
 
 #[test]
@@ -243,7 +291,7 @@ fn metric_names(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_readme_has_a_row_for_every_metric_and_the_alerts_use_no_other() {
-    let meter = code(&root().join("src/live/meter.rs"));
+    let meter = code(&root().join("src/admin/metrics.rs"));
     let quoted: String = meter.split('"').skip(1).step_by(2).collect::<Vec<_>>().join("\n");
     let published = metric_names(&quoted);
     assert!(published.len() >= 10, "{published:?}");
@@ -251,7 +299,7 @@ fn the_readme_has_a_row_for_every_metric_and_the_alerts_use_no_other() {
     let rows: String =
         readme.lines().filter(|l| l.starts_with("| `grayling_")).collect::<Vec<_>>().join("\n");
     let documented = metric_names(&rows);
-    assert_eq!(published, documented, "left: src/live/meter.rs, right: the table in README.md");
+    assert_eq!(published, documented, "left: src/admin/metrics.rs, right: the table in README.md");
     let rules = read(&root().join("config/prometheus/rules.yml"));
     let code: String =
         rules.lines().filter(|l| !l.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");

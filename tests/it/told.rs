@@ -7,7 +7,7 @@ use crate::world::{Config, RELEASE, World, bucket, eventually, grayling, seconds
 use grayling::config;
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
-use grayling::proxy::worker::Stage;
+use grayling::proxy::worker::ServingStage;
 use grayling::runtime::shared::{ConfigSource, SharedState};
 use grayling::stats::engine::{EventKind, RequestEvent, size_class};
 use grayling::store::ledger::LedgerTail as LedgerEnd;
@@ -26,7 +26,7 @@ use std::time::Duration;
 struct Plane {
     live: Arc<SharedState>,
     http: SocketAddr,
-    stage: tokio::sync::watch::Sender<Stage>,
+    stage: tokio::sync::watch::Sender<ServingStage>,
     worker: Option<JoinHandle<()>>,
     _world: World,
 }
@@ -56,7 +56,7 @@ impl Plane {
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
         let live = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
         live.connections.limit.store(1000, Ordering::Relaxed);
-        let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
+        let (stage, staged) = tokio::sync::watch::channel(ServingStage::Serving);
         let listeners = Listeners { http: sockets.remove(0), https: None };
         let of_worker = live.clone();
         let worker = std::thread::spawn(move || listener::run(0, listeners, of_worker, staged).unwrap());
@@ -99,7 +99,7 @@ impl Requests for grayling::runtime::release_counters::ReleaseCounters {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        let _ = self.stage.send(Stage::Stopping);
+        let _ = self.stage.send(ServingStage::Stopping);
         let _ = self.worker.take().map(JoinHandle::join);
     }
 }

@@ -8,7 +8,7 @@
 use super::origin::DemoService;
 use super::users::Users;
 use crate::app::{Proxy, StartError};
-use crate::cli::client::{AdminArgs, Client};
+use crate::cli::client::{AdminArgs, AdminClient};
 use crate::telemetry::log::Log;
 use crate::telemetry::random::Random;
 use anyhow::Context;
@@ -34,7 +34,7 @@ pub struct DemoSetup {
     pub users: Users,
     pub http: ListenAddress,
     pub admin: ListenAddress,
-    pub client: Client,
+    pub client: AdminClient,
 }
 
 /// A listening address.
@@ -67,7 +67,7 @@ impl DemoSetup {
             }
         };
         let url = format!("http://{}", admin.address);
-        let client = Client::new(&AdminArgs { admin: Some(url), token_file: None })?;
+        let client = AdminClient::new(&AdminArgs { admin: Some(url), token_file: None })?;
         let users = Users::start(http.address, LATENCY_P99_MAX).context("cannot start the users")?;
         Ok(DemoSetup { folder, stable, new, proxy, users, http, admin, client })
     }

@@ -16,7 +16,7 @@ use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::audit::gate_evidence::{self, GateDecision, RecomputeError};
-use crate::store::kept::Kept;
+use crate::store::kept::SharedError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub enum Contradiction {
     #[error("no cause is called `{0}`")]
     UnknownCause(String),
     #[error("its grounds cannot be read: {0}")]
-    Malformed(#[source] Kept<serde_json::Error>),
+    Malformed(#[source] SharedError<serde_json::Error>),
     #[error("the parts of its evidence do not add up to what it says")]
     Sum,
     #[error("`{name}` is recorded as {recorded}, its grounds give {found}")]

@@ -22,7 +22,7 @@ use crate::domain::verdict::WatchdogState;
 use crate::domain::wave::Promotion;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
-use crate::store::kept::Kept;
+use crate::store::kept::SharedError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -79,7 +79,7 @@ pub enum MalformedEvidence {
     #[error("`{field}` is missing, or not what it should be")]
     Field { field: &'static str },
     #[error("`{field}` is missing, or not what it should be")]
-    List { field: &'static str, source: Kept<serde_json::Error> },
+    List { field: &'static str, source: SharedError<serde_json::Error> },
     #[error("`verdicts` is missing")]
     NoVerdicts,
     #[error("`{found}` is no {wanted}")]

@@ -16,7 +16,7 @@ use crate::domain::digest::{Digest, hex};
 use crate::runtime::shared::SharedState;
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
-use crate::telemetry::throttle::{Edge, Turn};
+use crate::telemetry::throttle::{TroubleEdges, Turn};
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -59,7 +59,7 @@ impl AlertQueue {
             receiver: receiver.clone(),
             shared: shared.clone(),
             live,
-            trouble: Edge::default(),
+            trouble: TroubleEdges::default(),
         };
         let task = match receiver.kind {
             ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
@@ -103,7 +103,7 @@ struct AlertSender {
     receiver: Receiver,
     shared: Arc<QueueState>,
     live: Arc<SharedState>,
-    trouble: Edge,
+    trouble: TroubleEdges,
 }
 
 impl AlertSender {
