@@ -24,7 +24,8 @@
 //! * [`telemetry`]: counters, the log, the clock, the sliding window.
 //! * [`net`]: sockets: listening, TLS, the PROXY protocol; `net::fast` has the fast paths.
 //! * [`upstream`]: servers, their names, health and connection pools.
-//! * [`store`]: the state directory: state file, ledger, checkpoints; and the readers of the ledger.
+//! * [`store`]: the state directory: state file, ledger, checkpoints; and the readers of the
+//!   ledger.
 //! * [`runtime`]: state that the threads share: one snapshot with one writer.
 //! * [`proxy`]: the data plane; `proxy::handle` handles one request from top to bottom.
 //! * [`tasks`]: slow tasks: the watchdog, the wave controller, health checks, alerts, traces.

@@ -6,9 +6,9 @@
 //! wait for a time-out to get in.
 //!
 //! Invariants: the connections, and the bytes buffered for each, are bounded; so are the times for
-//! a head, a body and a response. A request has a [`AdminConnection`] on its connection. A connection that
-//! has become an event stream lives as long as its reader reads, and has no place in a room:
-//! `events` bounds the number of streams.
+//! a head, a body and a response. A request has a [`AdminConnection`] on its connection. A
+//! connection that has become an event stream lives as long as its reader reads, and has no place
+//! in a room: `events` bounds the number of streams.
 
 use super::auth::refuse;
 use crate::admin::connection_limit::{AdminStage, Capacity, ConnectionLimit, ConnectionSlot, lock};

@@ -1,7 +1,7 @@
 //! The thread of the control plane: the admin API, the file, names, alerts, probes, traces.
 //!
-//! Invariants: one thread and one runtime. It ends at [`ServingStage::Stopping`], and one connection delays
-//! that by [`ADMIN_GRACE`] at most. A file with faults changes nothing.
+//! Invariants: one thread and one runtime. It ends at [`ServingStage::Stopping`], and one
+//! connection delays that by [`ADMIN_GRACE`] at most. A file with faults changes nothing.
 
 use crate::admin::auth::AuthState;
 use crate::admin::connection_limit::Capacity;

@@ -1,5 +1,5 @@
-//! Reads the config file into a [`crate::domain::config::Config`], or reports every fault; compares an
-//! edit; watches for changes.
+//! Reads the config file into a [`crate::domain::config::Config`], or reports every fault; compares
+//! an edit; watches for changes.
 //!
 //! * `keys`: the one definition of every key
 //! * `schema`: the JSON schema from it; `reference`: `config/reference.toml` from it

@@ -10,11 +10,12 @@
 //! - A ceiling trips at once only if stable is clearly better (see `ceiling`), and does not trip if
 //!   the last ten seconds are not bad. A ceiling that stable itself exceeds before `new` has users
 //!   does not fit ([`crate::domain::judge::trailing_windows`]).
-//! - While stable is in [`crate::domain::judge::stable_trouble`], and for a moment after, a signal is *deferred*: every
-//!   interval is scored as before, but the wealth won in that time is set [`crate::domain::judge::set_aside`]. It
-//!   counts if `new` is still clearly worse for ten seconds, or if E is overwhelming for a minute
-//!   of trouble. Failures of stable defer errors and latency (a failed request did not succeed in
-//!   time either), slowness defers latency, client errors defer client errors.
+//! - While stable is in [`crate::domain::judge::stable_trouble`], and for a moment after, a signal
+//!   is *deferred*: every interval is scored as before, but the wealth won in that time is set
+//!   [`crate::domain::judge::set_aside`]. It counts if `new` is still clearly worse for ten
+//!   seconds, or if E is overwhelming for a minute of trouble. Failures of stable defer errors and
+//!   latency (a failed request did not succeed in time either), slowness defers latency, client
+//!   errors defer client errors.
 //! - Both arms bad for 30 s is a separate cause: a precaution, because `new` may be the load on a
 //!   shared database.
 

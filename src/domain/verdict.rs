@@ -12,8 +12,8 @@ use crate::stats::servers::WarmUp;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The version of the method that derives verdicts from their numbers: in [`crate::domain::judge::verdict_inputs`] and
-/// [`crate::domain::gates::judge`].
+/// The version of the method that derives verdicts from their numbers: in
+/// [`crate::domain::judge::verdict_inputs`] and [`crate::domain::gates::judge`].
 ///
 /// Raise it with every change after which recorded numbers give another verdict, or other numbers
 /// are recorded.

@@ -1,8 +1,8 @@
 //! The watchdog's input: one queue of request events per worker, read by the one watchdog thread.
 //!
 //! Each worker writes into its own ring; the watchdog empties all rings each tick.
-//! A request reserves its place with [`EventRing::arrive`], reports events with [`EventRing::tell`], and
-//! releases its place with [`EventRing::leave`].
+//! A request reserves its place with [`EventRing::arrive`], reports events with
+//! [`EventRing::tell`], and releases its place with [`EventRing::leave`].
 //! Room for all later events is reserved at arrival, so an accepted request can always report its
 //! end: missing events mean that the arm did not answer.
 //!
@@ -70,9 +70,9 @@ pub struct RequestArrival {
     pub server: Option<u8>,
 }
 
-// First word: 48 bits of µs, 4 of `EventKind`, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
-// 4 of the body size. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of time
-// after the arrival, 32 of id.
+// First word: 48 bits of µs, 4 of `EventKind`, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum
+// + 1, 4 of the body size. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of
+// time after the arrival, 32 of id.
 const AT_BITS: u32 = 48;
 const WHAT_SHIFT: u32 = 48;
 const ARM_SHIFT: u32 = 52;

@@ -3,9 +3,9 @@
 //! probability β at most, if `new` is at its margin or beyond. There is no restart within a wave,
 //! since only a whole wave is proof.
 //!
-//! [`FailureTest`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes
-//! that are valid for it: blocks of requests that bet on the difference, and bets on the ratio of
-//! counts.
+//! [`FailureTest`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two
+//! processes that are valid for it: blocks of requests that bet on the difference, and bets on the
+//! ratio of counts.
 //! [`TailTest`]: the ratio alone, of answers above stable's p99, with a limit of its own.
 //! [`BodyTest`]: the log-rank bets of the engine with the arms swapped.
 //!

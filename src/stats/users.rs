@@ -4,8 +4,8 @@
 //! Users who share a unit act as one.
 //! Memory is bounded and grows with the users seen: pages of 64 units, and a directory of 1 MB.
 //!
-//! Invariants: a unit that was never written reads as the default; only [`PagedTable::clear`] forgets a
-//! value.
+//! Invariants: a unit that was never written reads as the default; only [`PagedTable::clear`]
+//! forgets a value.
 
 use crate::stats::codec::{Decoder, Encoder};
 

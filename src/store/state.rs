@@ -13,8 +13,8 @@
 //!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the
 //! old image or the new one, never a mixture.
-//! A file that cannot be parsed to the last byte is [`StateFound::Lost`], never "empty", and a copy is
-//! kept for inspection.
+//! A file that cannot be parsed to the last byte is [`StateFound::Lost`], never "empty", and a copy
+//! is kept for inspection.
 //! One process at a time holds the lock.
 
 mod format;

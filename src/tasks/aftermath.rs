@@ -9,10 +9,10 @@
 use crate::domain::judge::onset::{BadReason, DecisionCounts, Onsets};
 use crate::domain::rollout::{RolloutState, Trip};
 use crate::domain::verdict::Cause;
-use crate::runtime::decision_counts::{at_ms, time_of_day};
 use crate::runtime::shared::SharedState;
 use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::engine::Signal;
+use crate::telemetry::clock::{time_of_day, wall_ms};
 use std::time::Duration;
 
 /// The limit of little evidence, from the onset to the trip.
@@ -58,7 +58,7 @@ impl Aftermath {
         let Some((of, until)) = &self.looks_for else { return };
         let (recent, first) = onsets.of_stable(of, now);
         if of.is_shown_by(&recent) {
-            let since_ms = at_ms(first.unwrap_or(now));
+            let since_ms = wall_ms(first.unwrap_or(now));
             let detail = format!(
                 "stable shows the same since {}: {} of {} of stable {}",
                 time_of_day(since_ms),

@@ -42,3 +42,28 @@ pub fn rfc3339(at_ms: i64) -> String {
         Err(_) => format!("{at_ms} ms"),
     }
 }
+
+/// The wall clock time of a monotonic time.
+pub fn wall_ms(at: Duration) -> i64 {
+    let ago = now().saturating_sub(at).as_millis();
+    at_ms().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX))
+}
+
+/// `12:03:07 UTC`.
+pub fn time_of_day(at_ms: i64) -> String {
+    let text = rfc3339(at_ms);
+    match text.get(11..19) {
+        Some(time) => format!("{time} UTC"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_day_is_in_utc() {
+        assert_eq!(time_of_day(1_700_000_000_000), "22:13:20 UTC");
+    }
+}

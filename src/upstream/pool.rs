@@ -17,9 +17,9 @@
 //!
 //! Dead servers: no PING is sent unless `http2_ping` is set.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
-//! Instead, a connection that is unheard for too long (`crate::upstream::silence_detector`) takes no further request
-//! while another may be opened. TCP ends a connection whose data or keepalive probes stay
-//! unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
+//! Instead, a connection that is unheard for too long (`crate::upstream::silence_detector`) takes
+//! no further request while another may be opened. TCP ends a connection whose data or keepalive
+//! probes stay unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
 use crate::domain::config::{Protocol, Scheme};
 use crate::net::LocalExecutor;
@@ -145,8 +145,8 @@ pub enum NoConnection {
 }
 
 /// A connection, or a stream of one, lent to one exchange.
-/// Dropping it without [`ConnectionLease::give_back`] closes an HTTP/1.1 connection; a stream ends with its
-/// body.
+/// Dropping it without [`ConnectionLease::give_back`] closes an HTTP/1.1 connection; a stream ends
+/// with its body.
 pub struct ConnectionLease<B> {
     sender: LeasedSender<B>,
     pool: Rc<ServerPool<B>>,

@@ -118,7 +118,8 @@ impl ConnectionBudget {
     }
 }
 
-/// The canonical spelling of an address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
+/// The canonical spelling of an address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is
+/// `a.b.c.d`.
 pub fn canonical_address(of: SocketAddr) -> String {
     let ip = match of.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

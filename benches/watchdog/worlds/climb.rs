@@ -1,8 +1,8 @@
 //! The promotion of a version that is no worse, through the plan of a release (5, 20, 50, 100%)
 //! beside the judge, with the gates and the wave controller of the product.
 //!
-//! Invariants: a wave opens by [`WaveController`] alone, from the evidence of a [`Trial`] of the same
-//! events; servers are healthy, the state is on disk, and nobody promotes by hand.
+//! Invariants: a wave opens by [`WaveController`] alone, from the evidence of a [`Trial`] of the
+//! same events; servers are healthy, the state is on disk, and nobody promotes by hand.
 
 use super::world::{Spell, World};
 use grayling::domain::gates::trial::{Margins, Reference, Trial};

@@ -2,8 +2,8 @@
 //! verdict, and they are compared when the verdict is recomputed.
 //! Sentences are for people and are never compared.
 //!
-//! Invariants: pure; every value of [`GateInput`] that a verdict depends on is a figure of a gate, so a
-//! changed input contradicts the recorded verdict.
+//! Invariants: pure; every value of [`GateInput`] that a verdict depends on is a figure of a gate,
+//! so a changed input contradicts the recorded verdict.
 
 use super::{self as gate, BAKE, GateInput, OPEN, OPEN_HOURS, WaveEvidence, ratio};
 use crate::domain::resource::{Limit, ResourceInputs, ResourceReading, ResourceResult};

@@ -4,8 +4,8 @@
 //! Critical routes have margin gates of their own (`errors:refunds`): five points more failures on
 //! 0.5% of the traffic do not show in the total.
 //!
-//! [`judge`] is a pure function of [`GateInput`]. The ledger keeps the input of each decision, so any
-//! verdict can be recomputed.
+//! [`judge`] is a pure function of [`GateInput`]. The ledger keeps the input of each decision, so
+//! any verdict can be recomputed.
 //! If all users of a wave are pinned, or all are in `new`, there is no control: those gates pass
 //! and state "no control".
 //!

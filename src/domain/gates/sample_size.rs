@@ -1,7 +1,8 @@
 //! The number of requests that each gate needs, and the resulting duration of a wave: estimated
 //! from stable, for a `new` that is like it.
 //!
-//! The judged gates ([`crate::domain::gates::margin_gates`]) and `check --against` use the same functions.
+//! The judged gates ([`crate::domain::gates::margin_gates`]) and `check --against` use the same
+//! functions.
 //!
 //! Invariants: pure; estimates are for people and decide nothing; a time is finite, or `None`.
 

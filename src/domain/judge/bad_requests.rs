@@ -2,7 +2,8 @@
 //! times.
 //!
 //! A client that retries makes many bad requests from one fault of its own.
-//! Shares therefore use [`BadRequests::count`], and conditions on several users use [`BadRequests::users`].
+//! Shares therefore use [`BadRequests::count`], and conditions on several users use
+//! [`BadRequests::users`].
 //!
 //! Invariants: pure. Memory is bounded by the cells of the span and [`NAMED_MAX`] users in each. If
 //! a cell has more bad requests, those with recorded users represent the rest. A request without a

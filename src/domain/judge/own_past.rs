@@ -11,10 +11,10 @@
 //! most twice the sum of its value and [`PastMeasure::points`].
 //!
 //! `new` is worse if the last minute, or the last ten, exceed the past by a factor of [`FACTOR`],
-//! by [`PastMeasure::points`], and by [`Z`] standard deviations. The newest part of that time must show
-//! it, too, so that a pause of a few seconds is not enough. A sign that lasts [`HOLD`] raises the
-//! alarm, which stands until there was no sign for [`CALM`], or until a person accepts it: then the
-//! past is learnt again from the present level.
+//! by [`PastMeasure::points`], and by [`Z`] standard deviations. The newest part of that time must
+//! show it, too, so that a pause of a few seconds is not enough. A sign that lasts [`HOLD`] raises
+//! the alarm, which stands until there was no sign for [`CALM`], or until a person accepts it: then
+//! the past is learnt again from the present level.
 //!
 //! # Assumptions
 //!
@@ -23,14 +23,14 @@
 //!   than twice) and its usual failures change little.
 //!   Without a control, a fault that hits stable as well (a slow shared database) cannot be
 //!   distinguished from a worse `new`: it is reported as well.
-//! * One user is no evidence: shares count at most [`crate::domain::judge::bad_requests::OF_ONE`] bad requests of a user in
-//!   a span, and need [`USERS_MIN`] users.
+//! * One user is no evidence: shares count at most [`crate::domain::judge::bad_requests::OF_ONE`]
+//!   bad requests of a user in a span, and need [`USERS_MIN`] users.
 //!   A median counts requests: one client that makes more than half of them moves it.
 //! * Fewer than [`REQUESTS_MIN`] requests of `new` a minute give no sample.
 //!
 //! Invariants: pure, time is an argument; it never trips anything; memory is bounded (spans of
-//! [`BadRequests`], a minute of histograms). While the past is unknown, nothing is called worse, and the
-//! state is reported as unknown.
+//! [`BadRequests`], a minute of histograms). While the past is unknown, nothing is called worse,
+//! and the state is reported as unknown.
 
 use crate::domain::judge::bad_requests::BadRequests;
 use crate::stats::arm::Arm;

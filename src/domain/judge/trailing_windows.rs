@@ -1,7 +1,8 @@
 //! Bad requests of both arms in the last minute, ten seconds and two seconds, by user.
 //!
-//! Owns the samples for ceilings. Invariants: pure; a user counts as defined in [`crate::domain::judge::bad_requests`], so
-//! no account crosses a ceiling alone; all spans end at the same moment.
+//! Owns the samples for ceilings. Invariants: pure; a user counts as defined in
+//! [`crate::domain::judge::bad_requests`], so no account crosses a ceiling alone; all spans end at
+//! the same moment.
 
 use super::ceiling::{CeilingSample, RECENT, USERS_MIN, WINDOW};
 use crate::domain::judge::bad_requests::BadRequests;

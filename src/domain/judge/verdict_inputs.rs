@@ -1,7 +1,7 @@
 //! The complete grounds of a verdict, and the verdict that follows from these numbers alone.
 //!
-//! [`crate::domain::judge::Judge`] collects grounds (with the durations of conditions) and evaluates them.
-//! The ledger stores them, and every reader of the ledger can evaluate them again.
+//! [`crate::domain::judge::Judge`] collects grounds (with the durations of conditions) and
+//! evaluates them. The ledger stores them, and every reader of the ledger can evaluate them again.
 //! Invariants: pure and total.
 //! The same grounds give the same verdict for ever, and no numbers, however forged, panic.
 //! Times that affect a verdict are whole milliseconds, so that the stored values are the judged

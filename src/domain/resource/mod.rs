@@ -2,8 +2,8 @@
 //! with each other: readings in, a verdict out.
 //!
 //! A single reading is noise: a garbage collection, a scrape in a busy second.
-//! Only [`ResourceLimits::in_a_row`] readings that agree have a result: all over a limit is *over*, all
-//! within is *within*, and any other combination, including a failed reading, is *unclear*.
+//! Only [`ResourceLimits::in_a_row`] readings that agree have a result: all over a limit is *over*,
+//! all within is *within*, and any other combination, including a failed reading, is *unclear*.
 //! So an unreachable server is never healthy, and never a trip.
 //!
 //! Invariants: pure and total, so that a reader of the ledger recomputes the same verdict. A limit

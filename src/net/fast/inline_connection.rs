@@ -270,7 +270,8 @@ impl<B> Drop for InlineConnection<B> {
 
 impl<B: Body + 'static> InlineConnection<B> {
     /// Sends a request and waits for the head of its response.
-    /// [`StaleCheck::Closely`]: the server may have closed the connection, so the kernel is asked first.
+    /// [`StaleCheck::Closely`]: the server may have closed the connection, so the kernel is asked
+    /// first.
     pub fn send(
         &mut self,
         request: Request<B>,

@@ -2,8 +2,8 @@
 
 use crate::domain::judge::onset::ArmCountsSince;
 use crate::domain::rollout::{self, RolloutInput};
-use crate::runtime::decision_counts::share;
 use crate::runtime::shared::{ChangeOrigin, SharedState};
+use crate::store::audit::evidence::arm_counts;
 use crate::telemetry::clock;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ impl SharedState {
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
         let evidence =
-            json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": share(recent)});
+            json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": arm_counts(recent)});
         let (memory, _) = rollout::step(&memory, RolloutInput::StableSame { at_ms: since_ms });
         let origin = ChangeOrigin { actor: "watchdog".into(), reason: None };
         let kind = "stable_shows_the_same";

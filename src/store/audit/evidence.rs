@@ -9,14 +9,15 @@
 use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::Server;
 use crate::domain::judge::ceiling::CeilingSample;
+use crate::domain::judge::onset::ArmCountsSince;
 use crate::domain::judge::verdict_inputs;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, JudgementEvidence, METHOD};
-use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::audit::gate_evidence::{self, GateDecision, RecomputeError};
 use crate::store::kept::SharedError;
+use crate::telemetry::clock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -430,9 +431,33 @@ fn written(grounds: &EvidenceRecord) -> Value {
     serde_json::to_value(grounds).unwrap_or_default()
 }
 
+/// The counts behind an open breaker: connections to `new` alone.
+fn breaker_counts(blown: &BreakerTrip, servers: &[Server], since: Duration) -> Value {
+    let one = match servers {
+        [one] => Some(one.authority()),
+        _ => None,
+    };
+    let refused = ArmCountsSince { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
+    json!({
+        "signal": "fuse",
+        "route": null,
+        "server": one,
+        "one_server": one.is_some(),
+        "since": clock::rfc3339(clock::wall_ms(since)),
+        "for_ms": clock::now().saturating_sub(since).as_millis() as u64,
+        "new": arm_counts(&refused),
+        "stable": null,
+    })
+}
+
+/// The counts of one arm, as the ledger stores them.
+pub fn arm_counts(of: &ArmCountsSince) -> Value {
+    json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
+}
+
 /// Evidence of a blown fuse; `new`: the servers of `new`.
 pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
-    let decided_by = decision_counts::of_fuse(&blown, new, since);
+    let decided_by = breaker_counts(&blown, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
     let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
     let grounds = EvidenceRecord::Fuse(BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms });
@@ -559,6 +584,20 @@ mod tests {
                     verdict_inputs::WaitingUsers { silent_ms, waiting, waiting_long: 0, users: waiting };
                 verdict_inputs::VerdictInputs { comparison, errors, latency, silent }
             })
+    }
+
+    #[test]
+    fn the_counts_of_a_breaker_name_the_server_if_there_is_one() {
+        let server =
+            |host: &str| Server { scheme: crate::domain::config::Scheme::Http, host: host.into(), port: 1 };
+        let trip = BreakerTrip { in_a_row: 5, ..BreakerTrip::default() };
+        let one = breaker_counts(&trip, &[server("a")], Duration::ZERO);
+        assert_eq!(
+            (&one["server"], &one["new"]["bad"], &one["stable"]),
+            (&json!("a:1"), &json!(5), &Value::Null)
+        );
+        let two = breaker_counts(&trip, &[server("a"), server("b")], Duration::ZERO);
+        assert_eq!(two["one_server"], false);
     }
 
     proptest! {

@@ -15,12 +15,12 @@ use crate::domain::rollout::RolloutState;
 use crate::domain::rollout::wave_controller::{HeldBy, hours};
 use crate::domain::share::progress;
 use crate::domain::verdict;
-use crate::runtime::decision_counts::{self, time_of_day};
 use crate::runtime::shared::SharedState;
 use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::store::audit::timeline;
 use crate::store::ledger::LedgerEntry;
 use crate::telemetry::clock;
+use crate::telemetry::clock::time_of_day;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -415,7 +415,7 @@ fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<
                  A rollback is always safe: grayling rollback {name}"
             );
             let summary = format!("{name}: something speaks against the new version, for a minute or more");
-            seen.push(of(AlertKind::Suspicious, None, decision_counts::at_ms(since), summary, detail));
+            seen.push(of(AlertKind::Suspicious, None, clock::wall_ms(since), summary, detail));
         }
         // Signals that are watched until the release is soaked.
         let stands = |name: &str| {
