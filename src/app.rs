@@ -81,11 +81,11 @@ pub struct Proxy {
     workers: Vec<JoinHandle<()>>,
     watchdog: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
-    scribe: Option<JoinHandle<()>>,
-    keeper: Option<JoinHandle<()>>,
-    /// Evidence on its way to the keeper.
-    shelf: Arc<CheckpointQueue>,
-    asks: tokio::sync::mpsc::Sender<Command>,
+    state_writer: Option<JoinHandle<()>>,
+    checkpoint_writer: Option<JoinHandle<()>>,
+    /// Evidence that waits to be written.
+    checkpoint_queue: Arc<CheckpointQueue>,
+    commands: tokio::sync::mpsc::Sender<Command>,
 }
 
 /// A request from a signal handler.
@@ -105,8 +105,8 @@ impl Proxy {
         let key = disk.open_key(&log)?;
         let live = shared_state((checked, source), (found, &disk), key.clone(), &descriptors, log);
 
-        let (asks, asked) = tokio::sync::mpsc::channel(ASKS_MAX);
-        let mut proxy = Proxy::without_threads(live, addresses, asks);
+        let (commands, asked) = tokio::sync::mpsc::channel(ASKS_MAX);
+        let mut proxy = Proxy::without_threads(live, addresses, commands);
         let archive = proxy.start_writers(disk, key)?;
         proxy.wait_until_durable(on_failure)?;
         proxy.start_control(edits, asked, sockets.admin, descriptors.admin)?;
@@ -119,7 +119,7 @@ impl Proxy {
     fn without_threads(
         live: Arc<SharedState>,
         Addresses { http, https, admin }: Addresses,
-        asks: tokio::sync::mpsc::Sender<Command>,
+        commands: tokio::sync::mpsc::Sender<Command>,
     ) -> Proxy {
         Proxy {
             live,
@@ -131,10 +131,10 @@ impl Proxy {
             workers: vec![],
             watchdog: None,
             control: None,
-            scribe: None,
-            keeper: None,
-            shelf: Arc::default(),
-            asks,
+            state_writer: None,
+            checkpoint_writer: None,
+            checkpoint_queue: Arc::default(),
+            commands,
         }
     }
 
@@ -143,15 +143,19 @@ impl Proxy {
     fn start_writers(&mut self, disk: Disk, key: StateKey) -> io::Result<Option<EvidenceFiles>> {
         let log = self.live.log.clone();
         disk.keep_lost_aside(&log);
-        let archive =
-            disk.path().map(|path| EvidenceFiles { directory: path.to_owned(), shelf: self.shelf.clone() });
+        let archive = disk.path().map(|path| EvidenceFiles {
+            directory: path.to_owned(),
+            checkpoint_queue: self.checkpoint_queue.clone(),
+        });
         if let Some(directory) = disk.path().map(Path::to_owned) {
-            let (shelf, key, log) = (self.shelf.clone(), key.clone(), log.clone());
-            self.keeper = Some(thread("keeper", move || checkpoints::run(&shelf, &directory, &key, &log))?);
+            let (checkpoint_queue, key, log) = (self.checkpoint_queue.clone(), key.clone(), log.clone());
+            self.checkpoint_writer = Some(thread("checkpoints", move || {
+                checkpoints::run(&checkpoint_queue, &directory, &key, &log)
+            })?);
         }
-        let scribe = StateWriter { directory: disk.directory, ledger: disk.ledger, key, log };
-        let desk = self.live.desk.clone();
-        self.scribe = Some(thread("scribe", move || scribe.run(&desk))?);
+        let state_writer = StateWriter { directory: disk.directory, ledger: disk.ledger, key, log };
+        let commits = self.live.commits.clone();
+        self.state_writer = Some(thread("state-writer", move || state_writer.run(&commits))?);
         Ok(archive)
     }
 
@@ -216,8 +220,8 @@ impl Proxy {
     }
 
     /// For HUP: reads the file again, even if it has not changed.
-    pub fn asks(&self) -> tokio::sync::mpsc::Sender<Command> {
-        self.asks.clone()
+    pub fn commands(&self) -> tokio::sync::mpsc::Sender<Command> {
+        self.commands.clone()
     }
 
     /// Finishes requests in flight, within `[limits] drain`, and ends every thread.
@@ -265,10 +269,10 @@ impl Proxy {
     /// Makes the unannounced changes durable.
     /// A disk that hangs must not block the exit: its pending writes are reported as not durable.
     fn stop_writers(&mut self) {
-        self.live.desk.close();
-        self.shelf.close();
+        self.live.commits.close();
+        self.checkpoint_queue.close();
         let until = Instant::now() + SCRIBE_GRACE;
-        for writer in [self.scribe.take(), self.keeper.take()].into_iter().flatten() {
+        for writer in [self.state_writer.take(), self.checkpoint_writer.take()].into_iter().flatten() {
             while !writer.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
             }

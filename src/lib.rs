@@ -41,8 +41,8 @@
 //!
 //! Data plane: one single-threaded runtime a core, each with its own listener socket, upstream
 //! pools and counters. Control plane: one thread and runtime (admin, the file, names, waves).
-//! The watchdog, the scribe (state file, ledger), the keeper (files of evidence) and the log writer
-//! each have a thread of their own, so that none starves another.
+//! The watchdog, the state writer (state file, ledger), the checkpoint writer (evidence) and the
+//! log writer each have a thread of their own, so that none starves another.
 //!
 //! # Rules for the hot path
 //!

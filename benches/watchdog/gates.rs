@@ -72,12 +72,12 @@ impl Run<'_> {
                 RequestStart { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
-            let yardstick =
+            let reference =
                 Reference { table: Some(self.table), factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial
-                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
+                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &reference);
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
-            trial.push(&RequestEvent { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &yardstick);
+            trial.push(&RequestEvent { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &reference);
             if n % LOOK == 0 {
                 trial.tick(at, Duration::from_secs(2));
                 if gate(&trial.reading()) >= 1.0 / BETA {
@@ -127,20 +127,20 @@ impl Pauses {
         for n in 0..3600 * PAUSING_RATE {
             let at = n as f64 / PAUSING_RATE as f64;
             let (arrived, outcome, done) = world.request(n, at, latencies);
-            let yardstick = Reference {
+            let reference = Reference {
                 table: Some(table),
                 factor: 1.0,
                 floor: Duration::from_millis(2),
                 is_warming: false,
             };
-            trial.push(&arrived, &yardstick);
+            trial.push(&arrived, &reference);
             due.push((done, outcome));
             if n % (PAUSING_RATE / 10) != 0 {
                 continue;
             }
             due.sort_by(|a, b| a.0.total_cmp(&b.0));
             let over = due.partition_point(|(done, _)| *done <= at);
-            due.drain(..over).for_each(|(_, event)| trial.push(&event, &yardstick));
+            due.drain(..over).for_each(|(_, event)| trial.push(&event, &reference));
             trial.tick(Duration::from_secs_f64(at), Duration::from_secs(4));
             if n % (10 * PAUSING_RATE) == 0 && at >= 600.0 && gate(&trial.reading()) >= 1.0 / BETA {
                 return Some(at as u64 / 60);

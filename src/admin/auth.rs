@@ -105,9 +105,9 @@ pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: 
             next.run(Request::from_parts(parts, body)).await
         }
         Err(refusal) => {
-            let asks = parts.uri.path() == "/" && parts.method == Method::GET;
+            let is_page = parts.uri.path() == "/" && parts.method == Method::GET;
             let mut response = refusal.into_response();
-            if asks && response.status() == StatusCode::UNAUTHORIZED {
+            if is_page && response.status() == StatusCode::UNAUTHORIZED {
                 page::as_answer(&mut response);
             }
             response

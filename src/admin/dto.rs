@@ -289,7 +289,7 @@ pub struct TripBody {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DecidedByBody {
-    /// A signal of the comparison, `latency_p99_max`, or `fuse`.
+    /// A signal of the comparison, `latency_p99_max`, or `breaker`.
     pub signal: String,
     /// `null`: of all routes.
     pub route: Option<String>,

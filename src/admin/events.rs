@@ -84,7 +84,7 @@ impl EventHub {
 
     /// The only task; it runs as long as the control plane.
     pub async fn run(self: Arc<Self>) {
-        let mut told = self.live.desk.told.subscribe();
+        let mut told = self.live.commits.told.subscribe();
         let (mut second, mut step) = (interval(EVERY), interval(STEP));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,7 +127,7 @@ impl EventHub {
             let views = self.live.views();
             views.iter().filter_map(|(name, view)| Some((name.clone(), strongest(view)?))).collect()
         };
-        let snapshot = self.live.desk.announced();
+        let snapshot = self.live.commits.announced();
         let releases = snapshot.releases.iter().map(Arc::as_ref);
         let point = self.history().observe(releases, &evidence, clock::now());
         self.send(&event("point", &point));

@@ -129,7 +129,7 @@ pub fn render(live: &SharedState) -> String {
         describe();
         decisive(live);
         traces(live);
-        let snapshot = live.desk.announced();
+        let snapshot = live.commits.announced();
         requests(&snapshot);
         let rejected = live.rejected.iter().map(|c| c.read()).sum();
         let (none, outcome) = ("none", Outcome::Rejected.label());
@@ -185,7 +185,7 @@ fn details(live: &SharedState, snapshot: &Snapshot) {
     gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
     counter!(RELOADS, "result" => "success").absolute(gauges.reloads_ok.load(Relaxed));
     counter!(RELOADS, "result" => "failure").absolute(gauges.reloads_failed.load(Relaxed));
-    gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
+    gauge!(SAVE_SECONDS).set(live.commits.gap().unwrap_or_default().as_secs_f64());
     counter!(LOG_DROPPED).absolute(live.log.dropped());
     for (receiver, count) in live.alerts.read() {
         counter!(ALERTS_SENT, "receiver" => receiver.clone(), "result" => "success").absolute(count.taken);
@@ -254,9 +254,9 @@ fn releases(live: &SharedState, snapshot: &Snapshot) {
         gauge!(MAINTENANCE, "release" => name()).set(left.unwrap_or_default().as_secs_f64());
         if !release.release.waves.is_empty() {
             gauge!(WAVE, "release" => name()).set(release.present.map_or(0.0, |i| i as f64 + 1.0));
-            let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());
+            let wave_status = views.get(&release.release.name).and_then(|v| v.wave_status.as_ref());
             let held =
-                outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
+                wave_status.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
             let held = held.map_or(0.0, |h| h.lasting.as_secs_f64());
             gauge!(WAVE_HELD, "release" => name()).set(held);
         }
@@ -308,7 +308,7 @@ fn releases(live: &SharedState, snapshot: &Snapshot) {
                 .absolute(0);
         }
     }
-    for ((release, cause), n) in live.desk.rollbacks() {
+    for ((release, cause), n) in live.commits.rollbacks() {
         counter!(ROLLBACKS, "release" => release, "cause" => cause).absolute(n);
     }
     let direct = live.direct.in_flight();
@@ -318,7 +318,7 @@ fn releases(live: &SharedState, snapshot: &Snapshot) {
 type MetricReading = fn(&ArmCounters) -> LatencySum;
 
 fn histograms(live: &SharedState, detail: MetricsDetail, text: &mut String) {
-    let snapshot = live.desk.announced();
+    let snapshot = live.commits.announced();
     let mut arms: Vec<(&str, &str, &ArmCounters)> = vec![("none", "none", &live.direct)];
     for release in &snapshot.releases {
         for arm in Arm::BOTH {

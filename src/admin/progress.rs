@@ -20,8 +20,8 @@ use crate::telemetry::clock;
 use serde::Deserialize;
 use serde_json::Value;
 
-fn outlook<'a>(release: &ReleaseSnapshot, view: &'a ReleaseView) -> Option<&'a WaveStatus> {
-    view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
+fn wave_status<'a>(release: &ReleaseSnapshot, view: &'a ReleaseView) -> Option<&'a WaveStatus> {
+    view.wave_status.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, wave_status)| wave_status)
 }
 
 /// The decision that holds a release: a trip, or a freeze.
@@ -82,8 +82,8 @@ pub fn progress(
     if release.release.waves.is_empty() {
         return None;
     }
-    let outlook = outlook(release, view);
-    let held = outlook.and_then(|o| o.held.as_ref());
+    let wave_status = wave_status(release, view);
+    let held = wave_status.and_then(|o| o.held.as_ref());
     let spent = view.spent(release.stage);
     let rounded = |s: f64| (s * 10.0).round() / 10.0;
     Some(dto::ProgressBody {
@@ -94,7 +94,7 @@ pub fn progress(
         held_s: held.map(|h| rounded(h.lasting.as_secs_f64())),
         missing: held.map(|h| h.missing.clone()).unwrap_or_default(),
         power: power(release, view),
-        slowest: outlook.and_then(|o| slowest(&o.gates)),
+        slowest: wave_status.and_then(|o| slowest(&o.gates)),
         paused: pause.filter(|_| release.paused).map(|p| dto::PausedBody {
             at: clock::rfc3339(p.at_ms),
             actor: p.actor,
@@ -112,7 +112,7 @@ pub fn gates(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::GateBody
         needs_requests: g.needs.map(|needs| needs.requests),
         needs_s: g.needs.and_then(|needs| needs.time).map(|time| time.as_secs_f64().round()),
     };
-    outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
+    wave_status(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
 }
 
 pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::ResourceBody> {

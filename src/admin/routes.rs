@@ -138,7 +138,7 @@ async fn status(State(live): State<Arc<SharedState>>) -> Json<dto::StatusBody> {
 /// The body of `/api/v1/status`.
 pub fn status_of(live: &SharedState) -> dto::StatusBody {
     let source = live.source();
-    let snapshot = live.desk.announced();
+    let snapshot = live.commits.announced();
     let views = live.views();
     let empty = ReleaseView::default();
     let release =
@@ -310,7 +310,7 @@ async fn explain(
             return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?user=ID&release=R".into()));
         }
     };
-    let snapshot = live.desk.announced();
+    let snapshot = live.commits.announced();
     let release = match &query.release {
         Some(name) => snapshot.releases.iter().find(|r| r.release.name == *name),
         None if snapshot.releases.len() == 1 => snapshot.releases.first(),
@@ -524,9 +524,9 @@ async fn answer(
         Err(refused) => return Err(refuse(StatusCode::CONFLICT, refused.to_string(), None)),
     };
     let mut message = changed.message;
-    if let Some(receipt) = changed.receipt {
-        let desk = live.desk.clone();
-        let durable = tokio::task::spawn_blocking(move || desk.wait(receipt, DURABLE_WITHIN)).await;
+    if let Some(commit) = changed.commit {
+        let commits = live.commits.clone();
+        let durable = tokio::task::spawn_blocking(move || commits.wait(commit, DURABLE_WITHIN)).await;
         if let Ok(Err(why)) = durable {
             message.push_str(&format!("; in memory only, a restart forgets it: {why}"));
         }

@@ -78,13 +78,13 @@ impl Control {
         tokio::spawn(wave_controller::run(self.live.clone()));
         tokio::spawn(resources::run(self.live.clone()));
         tokio::spawn(memory::run(self.live.clone()));
-        let courier = tokio::spawn(send_traces(self.live.clone(), stage.clone()));
+        let span_exporter = tokio::spawn(send_traces(self.live.clone(), stage.clone()));
         let mut stopping = stage.clone();
         tokio::select! {
             () = self.follow(auth, hub, stage) => {}
             _ = stopping.wait_for(|s| *s == ServingStage::Stopping) => {}
         }
-        let _ = tokio::time::timeout(COURIER_GRACE, courier).await;
+        let _ = tokio::time::timeout(COURIER_GRACE, span_exporter).await;
     }
 
     fn open_admin(&self, sockets: Vec<TcpListener>, auth: &Arc<AuthState>, hub: &Arc<EventHub>) {
@@ -176,12 +176,12 @@ impl Control {
 
 /// Sends traces until the drain is over, then the last ones.
 async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<ServingStage>) {
-    let mut courier = trace_export::SpanExporter::new(live);
+    let mut span_exporter = trace_export::SpanExporter::new(live);
     tokio::select! {
-        () = courier.run() => {}
+        () = span_exporter.run() => {}
         _ = stage.wait_for(|s| *s == ServingStage::Stopping) => {}
     }
-    courier.last().await;
+    span_exporter.last().await;
 }
 
 /// Resolves the names of servers again and again.

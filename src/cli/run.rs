@@ -44,12 +44,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             Err(error) => return Err(error.into()),
         };
-        let asks = proxy.asks();
+        let commands = proxy.commands();
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
                     // Full: a reload is already queued.
-                    let _ = asks.try_send(Command::Reload);
+                    let _ = commands.try_send(Command::Reload);
                 }
                 _ = upgrade.recv() => {
                     log.event("signal_ignored", json!({"signal": "USR2", "reason": "upgrade without a restart is not built yet"}));

@@ -1,12 +1,12 @@
-//! The fuse: connections to `new` fail. Trips inline, before any statistics.
+//! The circuit breaker: connections to `new` fail. Trips inline, before any statistics.
 //!
-//! It blows on [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, with at
+//! It opens on [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, with at
 //! least two attempts to every server of it. Servers down by their health probes are excepted: they
-//! get no request, and probes alone blow no fuse. Also, stable must have accepted or answered
-//! within the last second, *after* `new` was found dead: the fail-over is the probe, and an older
-//! answer proves nothing when both die together. The caller must not report local causes (no
-//! descriptor, no port). Invariants: one success clears it; without a living stable it never blows,
-//! so it cannot switch to an arm that does not answer.
+//! get no request, and probes alone do not open the breaker. Also, stable must have accepted or
+//! answered within the last second, *after* `new` was found dead: the fail-over is the probe, and
+//! an older answer proves nothing when both die together. The caller must not report local causes
+//! (no descriptor, no port). Invariants: one success clears it; without a living stable it never
+//! blows, so it cannot switch to an arm that does not answer.
 //!
 //! This type is small enough for a lock on the failure path.
 //! A success needs only an atomic check for failures to clear.
@@ -26,7 +26,7 @@ pub struct Breaker {
     dead: Option<(Duration, Vec<bool>)>,
 }
 
-/// Why the fuse has blown: times are whole milliseconds of one clock.
+/// Why the breaker has opened: times are whole milliseconds of one clock.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct BreakerTrip {
     pub in_a_row: u32,
@@ -40,7 +40,7 @@ pub struct BreakerTrip {
 }
 
 impl BreakerTrip {
-    /// Do these numbers blow the fuse?
+    /// Whether these numbers open the breaker.
     pub fn follows(&self) -> bool {
         self.in_a_row >= IN_A_ROW
             && self.servers.iter().all(|(tries, out)| *tries >= TRIES_PER_SERVER || *out)
@@ -89,14 +89,14 @@ impl Breaker {
     pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Option<BreakerTrip> {
         let ((since, out), alive) = (self.dead.as_ref()?, stable_alive?);
         let ms = |at: Duration| at.as_millis() as u64;
-        let blown = BreakerTrip {
+        let breaker_trip = BreakerTrip {
             in_a_row: self.in_a_row,
             servers: self.tried.iter().copied().zip(out.iter().copied()).collect(),
             dead_ms: ms(*since),
             stable_ms: ms(alive),
             now_ms: ms(now),
         };
-        Some(blown).filter(BreakerTrip::follows)
+        Some(breaker_trip).filter(BreakerTrip::follows)
     }
 }
 
@@ -109,40 +109,40 @@ mod tests {
 
     #[test]
     fn it_blows_at_the_fifth_refusal_in_a_row() {
-        let mut fuse = Breaker::new(1);
-        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
-        assert!(fuse.refused(0, &[], NOW, ALIVE).is_some_and(|blown| blown.follows()));
+        let mut breaker = Breaker::new(1);
+        assert!((0..4).all(|_| breaker.refused(0, &[], NOW, ALIVE).is_none()));
+        assert!(breaker.refused(0, &[], NOW, ALIVE).is_some_and(|breaker_trip| breaker_trip.follows()));
     }
 
     #[test]
     fn every_server_must_have_been_tried_twice() {
-        let mut fuse = Breaker::new(2);
-        (0..9).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, ALIVE), None));
-        assert_eq!(fuse.refused(1, &[], NOW, ALIVE), None);
-        assert!(fuse.refused(1, &[], NOW, ALIVE).is_some());
+        let mut breaker = Breaker::new(2);
+        (0..9).for_each(|_| assert_eq!(breaker.refused(0, &[], NOW, ALIVE), None));
+        assert_eq!(breaker.refused(1, &[], NOW, ALIVE), None);
+        assert!(breaker.refused(1, &[], NOW, ALIVE).is_some());
     }
 
     #[test]
     fn a_server_that_is_down_by_its_probes_need_not_have_been_tried() {
-        let mut fuse = Breaker::new(2);
-        assert!((0..4).all(|_| fuse.refused(0, &[false, true], NOW, ALIVE).is_none()));
-        assert!(fuse.refused(0, &[false, true], NOW, ALIVE).is_some());
+        let mut breaker = Breaker::new(2);
+        assert!((0..4).all(|_| breaker.refused(0, &[false, true], NOW, ALIVE).is_none()));
+        assert!(breaker.refused(0, &[false, true], NOW, ALIVE).is_some());
     }
 
     #[test]
     fn a_connection_clears_it() {
-        let mut fuse = Breaker::new(1);
-        (0..4).for_each(|_| _ = fuse.refused(0, &[], NOW, ALIVE));
-        fuse.connected();
-        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
+        let mut breaker = Breaker::new(1);
+        (0..4).for_each(|_| _ = breaker.refused(0, &[], NOW, ALIVE));
+        breaker.connected();
+        assert!((0..4).all(|_| breaker.refused(0, &[], NOW, ALIVE).is_none()));
     }
 
     #[test]
     fn it_never_blows_while_stable_is_silent() {
-        let mut fuse = Breaker::new(1);
+        let mut breaker = Breaker::new(1);
         for alive in [None, NOW.checked_sub(Duration::from_millis(1))] {
-            (0..20).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, alive), None));
+            (0..20).for_each(|_| assert_eq!(breaker.refused(0, &[], NOW, alive), None));
         }
-        assert!(fuse.judge(NOW, ALIVE).is_some());
+        assert!(breaker.judge(NOW, ALIVE).is_some());
     }
 }

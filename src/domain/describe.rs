@@ -136,7 +136,8 @@ impl Sentence<'_> {
         match of {
             Measured::Compared(signal) => format!("{}{control}", self.compared(signal)),
             Measured::Notice => {
-                let unseen = self.evidence.blindness.map(|b| format!("; {}", b.told(limits.latency_notice)));
+                let unseen =
+                    self.evidence.detection_limit.map(|b| format!("; {}", b.told(limits.latency_notice)));
                 format!(
                     "slower by more than {:.0}%: {}{}{control}{}",
                     percent(limits.latency_notice),

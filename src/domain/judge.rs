@@ -3,7 +3,7 @@
 //! It weighs the comparison, the ceilings and stable's own state against each other.
 //! Invariants: pure (time is an argument); never blames `new` for an incident of both arms; never
 //! takes missing data for health; a trip has its cause and its numbers. It decides in codes and
-//! numbers ([`ruling`]); [`super::describe`] makes the sentences.
+//! numbers ([`ruling`]); `describe` makes the sentences.
 //!
 //! Rules that separate a common outage from a bad `new`:
 //! - An interval is judged when it is final, so unequal time-outs have no effect.
@@ -312,9 +312,9 @@ impl Judge {
     }
 
     /// Saves the state that a restart must keep.
-    pub fn save(&self, now: Duration, pen: &mut Encoder) {
-        self.before.iter().flat_map(StableBefore::parts).for_each(|part| pen.f64(part));
-        self.engine.save(now, pen);
+    pub fn save(&self, now: Duration, encoder: &mut Encoder) {
+        self.before.iter().flat_map(StableBefore::parts).for_each(|part| encoder.f64(part));
+        self.engine.save(now, encoder);
     }
 
     /// The judge as saved. `None`: saved with other routes, or by another version.
@@ -322,12 +322,12 @@ impl Judge {
         limits: VerdictLimits,
         settings: engine::EngineSettings,
         strata: Arc<[Arc<str>]>,
-        eye: &mut Decoder<'_>,
+        decoder: &mut Decoder<'_>,
         now: Duration,
     ) -> Option<Judge> {
-        let mut before = || Some(StableBefore::from_parts([eye.f64()?, eye.f64()?]));
+        let mut before = || Some(StableBefore::from_parts([decoder.f64()?, decoder.f64()?]));
         let before = [before()?, before()?];
-        let engine = Engine::restore(settings, eye, now)?;
+        let engine = Engine::restore(settings, decoder, now)?;
         Some(Judge { before, ..Judge::new(limits, engine, strata) })
     }
 
@@ -416,7 +416,7 @@ impl Judge {
             e: comparison.e,
             e_small: self.engine.evidence(engine::Signal::Empty),
             e_notice: self.engine.notice(),
-            blindness: self.engine.blindness(),
+            detection_limit: self.engine.detection_limit(),
             client_errors: sum_minute.client_errors,
             rows: self.engine.rows(loudest),
             clean: self.engine.clean(),

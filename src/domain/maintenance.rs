@@ -1,8 +1,8 @@
 //! A maintenance: a span in which the ceilings and `both_arms` of one release only report, because
 //! a change outside the release is known to affect both versions.
 //!
-//! Waves hold meanwhile. The comparison with stable, the fuse and `harm_users_max` stay active: a
-//! `new` that is worse than stable is still taken out.
+//! Waves hold meanwhile. The comparison with stable, the breaker and `harm_users_max` stay active:
+//! a `new` that is worse than stable is still taken out.
 //!
 //! Invariants: pure; it lasts at most [`MAX`] from the request, and ends by itself; it never turns
 //! a verdict of the comparison into a report.
@@ -134,7 +134,7 @@ mod tests {
             e: Default::default(),
             e_notice: 1.0,
             e_small: Default::default(),
-            blindness: None,
+            detection_limit: None,
             client_errors: PerArm::default(),
             rows: vec![],
             clean: PerArm::default(),

@@ -1,9 +1,9 @@
 //! The state of a release beside its file, and its effect on the weight.
 //!
-//! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) →
-//! what is in force`.
-//! [`climb`] decides when the next wave may open; this file applies an opening, and every other
-//! input, to the memory.
+//! A pure state machine: `step(state, input) → state`, and `force(state, file, conditions) → what
+//! is in force`.
+//! [`wave_controller`] decides when the next wave may open; this file applies an opening, and every
+//! other input, to the state.
 //!
 //! Invariants (each has a test that tries to break it):
 //! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it.

@@ -103,7 +103,7 @@ impl ServiceProfile {
             seen_for: servers.seen_for(now),
             spells,
             answers_missing: engine.answers_missing(),
-            spread: engine.yardstick().map(|table| table.spread()).filter(|spread| spread.is_finite()),
+            spread: engine.reference().map(|table| table.spread()).filter(|spread| spread.is_finite()),
             of_wave,
             moments: moments.map(|of| of.map(|part| if part.is_finite() { part } else { 0.0 })),
             routes,

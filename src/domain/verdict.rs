@@ -212,7 +212,7 @@ pub struct JudgementEvidence {
     /// E of "slower by more than the notice level".
     pub e_notice: f64,
     /// The size of a late change that would be detected; `None`: not known yet.
-    pub blindness: Option<DetectionLimit>,
+    pub detection_limit: Option<DetectionLimit>,
     /// Answers with 4xx in the last minute.
     pub client_errors: PerArm,
     /// The components of the strongest signal: label and wealth.

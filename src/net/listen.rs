@@ -152,7 +152,7 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nc
 pub struct ClientStream<S> {
     inner: S,
     progress: Arc<ConnectionState>,
-    patience: ClientTimeouts,
+    timeouts: ClientTimeouts,
     /// The rest of [`PREFACE`] that is expected; empty once the connection is HTTP/1.
     preface: &'static [u8],
     /// Bytes read to detect the protocol.
@@ -166,11 +166,11 @@ pub struct ClientStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
-    pub fn new(stream: S, progress: Arc<ConnectionState>, patience: ClientTimeouts) -> Self {
+    pub fn new(stream: S, progress: Arc<ConnectionState>, timeouts: ClientTimeouts) -> Self {
         ClientStream {
             inner: stream,
             progress,
-            patience,
+            timeouts,
             preface: PREFACE,
             ahead: Vec::new(),
             silent_until: None,
@@ -238,10 +238,10 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
 
     /// Nothing has come. Ready once the deadline of `stage` has passed.
     fn waits(&mut self, stage: ConnectionStage, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = match stage {
-            ConnectionStage::Fresh => self.patience.first,
-            ConnectionStage::Idle => self.patience.idle,
-            ConnectionStage::Head => self.patience.head,
+        let timeouts = match stage {
+            ConnectionStage::Fresh => self.timeouts.first,
+            ConnectionStage::Idle => self.timeouts.idle,
+            ConnectionStage::Head => self.timeouts.head,
             ConnectionStage::Busy | ConnectionStage::Http2 | ConnectionStage::Tunnel => {
                 self.silent_until = None;
                 return Poll::Pending;
@@ -249,13 +249,13 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         };
         let until = match self.silent_until {
             Some((of, until)) if of == stage => until,
-            _ => Instant::now() + patience,
+            _ => Instant::now() + timeouts,
         };
         self.silent_until = Some((stage, until));
         ready!(self.alarm.poll(cx, until));
         // The client is still reading a response, which has a time-out of its own.
         if stage == ConnectionStage::Idle && self.write_timer.is_some() {
-            let until = Instant::now() + patience;
+            let until = Instant::now() + timeouts;
             self.silent_until = Some((stage, until));
             return self.alarm.poll(cx, until);
         }
@@ -278,8 +278,8 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             self.write_timer = None;
             return polled;
         }
-        let patience = self.patience.write;
-        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let timeouts = self.timeouts.write;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeouts)));
         match timer.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {

@@ -53,8 +53,8 @@ pub struct ProxyHeader {
 ///
 /// # Errors
 /// There is no valid header: close the connection.
-pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<ProxyHeader, ProxyHeaderError> {
-    match tokio::time::timeout(patience, read(stream)).await {
+pub async fn take(stream: &mut TcpStream, timeouts: Duration) -> Result<ProxyHeader, ProxyHeaderError> {
+    match tokio::time::timeout(timeouts, read(stream)).await {
         Ok(Ok(read)) => read,
         Ok(Err(_)) => Err(ProxyHeaderError::Cut),
         Err(_) => Err(ProxyHeaderError::Slow),

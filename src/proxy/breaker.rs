@@ -29,8 +29,8 @@ pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamState, server: u
     if let Some(release) = counting_release(record, upstream) {
         // Servers that are down get no request, so they need not have refused one.
         let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
-        if let Some(blown) = release.tally.fuse.refused(server, &out, release.stable.last_sign()) {
-            trip_on_breaker(record, release, blown);
+        if let Some(breaker_trip) = release.tally.breaker.refused(server, &out, release.stable.last_sign()) {
+            trip_on_breaker(record, release, breaker_trip);
         }
     }
 }
@@ -38,14 +38,14 @@ pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamState, server: u
 /// Stable has answered or failed after a fail-over: the breaker may have waited for that.
 pub fn judge_after_fail_over(record: &RequestRecord) {
     if let Some(release) = record.release()
-        && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
+        && let Some(breaker_trip) = release.tally.breaker.judge(release.stable.last_sign())
     {
-        trip_on_breaker(record, release, blown);
+        trip_on_breaker(record, release, breaker_trip);
     }
 }
 
 /// `new` is unreachable, and stable answers: trips at once, so the next request goes to stable.
-fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, blown: BreakerTrip) {
+fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, breaker_trip: BreakerTrip) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;
@@ -54,8 +54,12 @@ fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, blown: Bre
         cause: Cause::Fuse,
         origin: ChangeOrigin { actor: "fuse".into(), reason: None },
         detail: describe_unusable(&release.new),
-        evidence: evidence::of_fuse(blown, &release.new.config.servers, release.tally.fuse.since()),
-        onset: Some(release.tally.fuse.since()),
+        evidence: evidence::breaker_evidence(
+            breaker_trip,
+            &release.new.config.servers,
+            release.tally.breaker.since(),
+        ),
+        onset: Some(release.tally.breaker.since()),
         stable: StableSign::Answers,
     };
     // It may name a release of an earlier snapshot; a removed release needs no trip.

@@ -122,13 +122,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stage: watch::Receiver<ServingStage>,
 ) {
     let client = Rc::new(client);
-    let patience = ClientTimeouts {
+    let timeouts = ClientTimeouts {
         first: limits.header_timeout,
         idle: limits.keepalive_timeout,
         head: limits.header_timeout,
         write: limits.body_idle_timeout,
     };
-    let mut stream = ClientStream::new(stream, client.progress.clone(), patience);
+    let mut stream = ClientStream::new(stream, client.progress.clone(), timeouts);
     let speaks = match agreed {
         Some(agreed) => agreed,
         None => tokio::select! {

@@ -40,7 +40,7 @@ impl Future for HeadDeadline<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let patience = this.upstream.config.response_timeout;
+        let timeouts = this.upstream.config.response_timeout;
         loop {
             let next = this.total.map_or(this.until, |total| total.min(this.until));
             ready!(this.alarm.poll(cx, clock::instant(next).into()));
@@ -54,9 +54,9 @@ impl Future for HeadDeadline<'_> {
                 return Poll::Ready(());
             }
             this.until = match this.body_state.upstream_waits_since() {
-                Some(since) if since + patience > this.until => since + patience,
+                Some(since) if since + timeouts > this.until => since + timeouts,
                 Some(_) => return Poll::Ready(()),
-                None => now + patience,
+                None => now + timeouts,
             };
         }
     }

@@ -174,7 +174,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
                 upstream.answered(now);
                 if let Some(release) = breaker::counting_release(record, upstream) {
-                    release.tally.fuse.connected();
+                    release.tally.breaker.connected();
                 }
                 return Ok(UpstreamResponse { response, lease, arrived: now });
             }

@@ -65,8 +65,8 @@ async fn accept_all(
     let sweeper = spawn_local(worker.clone().sweep());
     let canceller = spawn_local(worker.clone().cancel_held());
     // Sends what this thread's connections and pools have queued. They find the queue through a
-    // thread-local of `net::outbox`, because hyper wants a connection that may become a tunnel to
-    // be `Send`.
+    // thread-local of `net::fast::write_batching`, because hyper wants a connection that may become
+    // a tunnel to be `Send`.
     spawn_local(write_batching::run());
     let mut connections = JoinSet::new();
     loop {

@@ -474,7 +474,7 @@ impl RequestRecord {
             reason,
             by_stable: self.served == Served::ByStable,
         });
-        self.worker.live.traces.hand_in(self.worker.index, traced);
+        self.worker.live.traces.enqueue(self.worker.index, traced);
     }
 
     /// The upstream has agreed to a tunnel, so the exchange has ended well.

@@ -31,7 +31,7 @@ pub struct Streams {
     quiet_since: Cell<Instant>,
     resets: Cell<u32>,
     abused: Notify,
-    patience: Duration,
+    timeouts: Duration,
     /// The state of the stream whose task comes next.
     opened: Cell<Option<Rc<StreamState>>>,
 }
@@ -43,7 +43,7 @@ impl Streams {
             quiet_since: Cell::new(Instant::now()),
             resets: Cell::new(0),
             abused: Notify::new(),
-            patience: body_idle_timeout,
+            timeouts: body_idle_timeout,
             opened: Cell::new(None),
         })
     }
@@ -151,7 +151,7 @@ impl<F: Future> Future for Stream<F> {
         match this.state.offered_at.get() {
             None => *this.timer = None,
             Some(at) => {
-                let until = at + this.streams.patience;
+                let until = at + this.streams.timeouts;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
                 if timer.deadline() != until {
                     timer.as_mut().reset(until);

@@ -293,7 +293,7 @@ impl SnapshotBuilder {
         let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
         let keep = before.filter(|_| evidence != EvidenceEffect::StartsAfresh);
         if let (Some(before), None) = (before, keep) {
-            before.tally.fuse.renew();
+            before.tally.breaker.renew();
         }
         let evidence_id = keep.map_or_else(
             || {

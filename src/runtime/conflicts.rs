@@ -188,14 +188,14 @@ fn literal(server: &Server) -> Vec<String> {
 /// Every part of `plan` that a standing trip forbids.
 pub fn conflicts(
     plan: &Config,
-    spellings: &ServerAliases,
-    memories: &BTreeMap<String, ReleaseState>,
+    aliases: &ServerAliases,
+    states: &BTreeMap<String, ReleaseState>,
     key: &StateKey,
 ) -> Vec<Conflict> {
     let mut found = vec![];
-    for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
+    for (tripped, trip) in states.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
         for claim in claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
-            let servers = plan.upstreams[claim.upstream].servers.iter().zip(&spellings.0[claim.upstream]);
+            let servers = plan.upstreams[claim.upstream].servers.iter().zip(&aliases.0[claim.upstream]);
             let mut led = servers.filter(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
             let Some((server, _)) = led.next().filter(|_| !is_grandfathered(trip, &claim, key)) else {
                 continue;
@@ -272,9 +272,9 @@ mod tests {
                 others,
                 entry: 0,
             };
-            let memories =
+            let states =
                 [("one".to_owned(), ReleaseState { trip: Some(trip), ..ReleaseState::default() })].into();
-            !conflicts(plan, &ServerAliases::of(plan, Duration::ZERO), &memories, key).is_empty()
+            !conflicts(plan, &ServerAliases::of(plan, Duration::ZERO), &states, key).is_empty()
         };
         let others = others(&before, "one", &servers, &key);
         assert!(!others[0].claim.contains(&format!("{:x}", before.segments[0].users.fingerprint())));

@@ -24,7 +24,7 @@ pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Du
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
-        Some(judgement) => WatchdogReport::new(judgement, sight(release, judgement.evidence.blindness)),
+        Some(judgement) => WatchdogReport::new(judgement, sight(release, judgement.evidence.detection_limit)),
         None => WatchdogReport {
             state: None,
             passes: false,
@@ -55,10 +55,10 @@ pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Du
     }
 }
 
-fn sight(release: &ReleaseSnapshot, blindness: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
+fn sight(release: &ReleaseSnapshot, detection_limit: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
     let of = &release.release.watchdog;
     let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
-    of.hold_when_blind.then_some(WaveDetectionLimit { blindness, latency_notice, margin })
+    of.hold_when_blind.then_some(WaveDetectionLimit { detection_limit, latency_notice, margin })
 }
 
 /// One entry per critical route of the file; a route without figures has empty evidence.

@@ -16,16 +16,16 @@ use std::time::Duration;
 pub struct ReleaseCounters {
     pub arms: [ArmCounters; 2],
     pub user_id_missing: PerWorker<Counter>,
-    pub fuse: SharedBreaker,
+    pub breaker: SharedBreaker,
     pub failed: FailedUsers,
     pub under_way: UnderWay,
 }
 
-/// The fuse of a release, shared by the workers: a lock where connections to `new` fail, one load
-/// where they succeed.
+/// The circuit breaker of a release, shared by the workers: a lock where connections to `new` fail,
+/// one load where they succeed.
 #[derive(Default)]
 pub struct SharedBreaker {
-    fuse: Mutex<Breaker>,
+    breaker: Mutex<Breaker>,
     /// There are refusals to clear.
     strained: AtomicBool,
     /// `now_ms` of the first refusal in a row.
@@ -36,13 +36,13 @@ impl SharedBreaker {
     /// `new` accepted a connection, or answered.
     pub fn connected(&self) {
         if self.strained.load(Relaxed) {
-            let mut fuse = self.lock();
-            fuse.connected();
+            let mut breaker = self.lock();
+            breaker.connected();
             self.strained.store(false, Relaxed);
         }
     }
 
-    /// Resets the fuse, because new evidence begins.
+    /// Resets the breaker, because new evidence begins.
     pub fn renew(&self) {
         *self.lock() = Breaker::default();
         self.strained.store(false, Relaxed);
@@ -56,14 +56,14 @@ impl SharedBreaker {
         out: &[bool],
         stable_alive: Option<Duration>,
     ) -> Option<BreakerTrip> {
-        let mut fuse = self.lock();
-        if fuse.servers() != out.len() {
-            *fuse = Breaker::new(out.len());
+        let mut breaker = self.lock();
+        if breaker.servers() != out.len() {
+            *breaker = Breaker::new(out.len());
         }
         if !self.strained.swap(true, Relaxed) {
             self.since_ms.store(clock::now_ms(), Relaxed);
         }
-        fuse.refused(server, out, clock::now(), stable_alive)
+        breaker.refused(server, out, clock::now(), stable_alive)
     }
 
     /// Stable answered: were the refusals already enough?
@@ -77,7 +77,7 @@ impl SharedBreaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Breaker> {
-        self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +86,7 @@ impl ReleaseCounters {
         ReleaseCounters {
             arms: [ArmCounters::new(workers), ArmCounters::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
-            fuse: SharedBreaker::default(),
+            breaker: SharedBreaker::default(),
             failed: FailedUsers::default(),
             under_way: UnderWay::new(workers),
         }

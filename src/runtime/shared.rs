@@ -1,7 +1,7 @@
 //! The single writer: every change of the state in force passes here. The latch is here.
 //!
 //! A change takes the writer's lock, publishes the next snapshot, and queues the state image and
-//! the ledger entries for the scribe thread, which makes them durable and announces them.
+//! the ledger entries for the state writer, which makes them durable and announces them.
 //!
 //! Invariants (the rules of state): only four things raise a weight: the file (an edit, or a wave
 //! of its plan whose gates passed), a person's `promote` along that plan (both in `waves`), a
@@ -52,7 +52,7 @@ const RESOLVE: Duration = Duration::from_secs(1);
 pub struct SharedState {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<SnapshotBuilder>,
-    pub desk: Arc<CommitQueue<Snapshot>>,
+    pub commits: Arc<CommitQueue<Snapshot>>,
     /// Receipt of the save at start.
     first: CommitId,
     pub log: Log,
@@ -181,7 +181,7 @@ pub struct ChangeResult {
     /// The ledger entry's number.
     pub ledger: u64,
     pub message: String,
-    pub receipt: Option<CommitId>,
+    pub commit: Option<CommitId>,
 }
 
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -316,16 +316,16 @@ impl SharedState {
             entries.push(writer.record(entry, &snapshot));
         }
         snapshot.publish_holds();
-        let desk = CommitQueue::new(snapshot.clone(), None);
+        let commits = CommitQueue::new(snapshot.clone(), None);
         let gauges = Gauges::default();
         gauges.last_reload_ok.store(true, Relaxed);
         gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
-        let first = desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
+        let first = commits.enqueue(writer.image.clone(), entries, None, snapshot.clone());
         SharedState {
             first,
             snapshot: ArcSwap::new(snapshot),
             writer: Mutex::new(writer),
-            desk,
+            commits,
             log,
             workers,
             gauges,
@@ -361,16 +361,16 @@ impl SharedState {
     pub fn state_error(&self) -> Option<String> {
         let waits = |r: &Arc<ReleaseSnapshot>| matches!(r.hold, Some(Hold::Awaits(_)));
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.desk
+        self.commits
             .error()
             .map(|error| error.to_string())
             .or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
     }
 
-    /// To be called once the scribe runs, before the first request. If the first save fails, no
-    /// later decision would survive: every release is then held until a person resumes it.
+    /// To be called once the state writer runs, before the first request. If the first save fails,
+    /// no later decision would survive: every release is then held until a person resumes it.
     pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), NotDurable> {
-        let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
+        let Err(why) = self.commits.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
         writer.image.hold_strangers = true;
         for memory in writer.image.releases.values_mut() {
@@ -415,15 +415,15 @@ impl SharedState {
     ) -> Result<Vec<String>, Vec<String>> {
         // Before the lock: a resolver that does not answer must not delay a rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
-        let spellings = tripped.then(|| ServerAliases::of(&checked.plan, RESOLVE));
+        let aliases = tripped.then(|| ServerAliases::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
         let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
-        let spellings = spellings.unwrap_or_else(|| ServerAliases::of(&checked.plan, Duration::ZERO));
+        let aliases = aliases.unwrap_or_else(|| ServerAliases::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::PlanFindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        let conflicts = conflicts::conflicts(&checked.plan, &spellings, &writer.image.releases, &self.key);
+        let conflicts = conflicts::conflicts(&checked.plan, &aliases, &writer.image.releases, &self.key);
         refused.extend(conflicts.into_iter().map(|c| c.message));
         if !refused.is_empty() {
             drop(writer);
@@ -502,7 +502,7 @@ impl SharedState {
             state,
             ledger,
             message: format!("it was {what} before"),
-            receipt: None,
+            commit: None,
         };
         if let Some(trip) = &memory.trip {
             return Ok(already(RolloutState::RolledBack, trip.entry, "rolled back"));
@@ -543,7 +543,7 @@ impl SharedState {
                 onset_to_trip_ms,
                 stable_same_at_ms: None,
                 others: conflicts::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
-                servers: live.new.spellings(),
+                servers: live.new.aliases(),
                 entry: 0,
             })
         };
@@ -562,13 +562,13 @@ impl SharedState {
         let entry = writer.record(entry, &next);
         let (state, ledger) = (if freeze { RolloutState::Frozen } else { RolloutState::RolledBack }, entry.n);
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
-        let receipt = self.publish(&mut writer, next, vec![entry], rollback);
+        let commit = self.publish(&mut writer, next, vec![entry], rollback);
         let message = if freeze {
             format!("held at {}: {detail}", live.force.weight())
         } else {
             "new requests go to stable".to_owned()
         };
-        Ok(ChangeResult { state, ledger, message, receipt: Some(receipt) })
+        Ok(ChangeResult { state, ledger, message, commit: Some(commit) })
     }
 
     /// Applies the stop file. The caller looks up `presence`: no file access under the lock.
@@ -627,7 +627,7 @@ impl SharedState {
     ) -> CommitId {
         self.snapshot.store(next.clone());
         next.publish_holds();
-        self.desk.hand_in(writer.image.clone(), entries, rollback, next)
+        self.commits.enqueue(writer.image.clone(), entries, rollback, next)
     }
 }
 

@@ -114,7 +114,7 @@ impl TraceQueue {
 
     /// Never blocks for long: the lock is this worker's, and the exporter holds it for a swap of
     /// two pointers.
-    pub fn hand_in(&self, worker: usize, traced: Box<TracedExchange>) {
+    pub fn enqueue(&self, worker: usize, traced: Box<TracedExchange>) {
         let mut waiting = self.waiting.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
             waiting.push(*traced);

@@ -1,8 +1,8 @@
 //! The state of a release that the watchdog and the waves publish for readers: judgement, recent
 //! counts, and the evidence of the present stage.
 //!
-//! Invariants: written by the threads of the watchdog and the conductor, under one lock; a figure
-//! of another stage never counts for the present one.
+//! Invariants: written by the threads of the watchdog and the wave controller, under one lock; a
+//! figure of another stage never counts for the present one.
 
 use super::resources::ResourceReadings;
 use crate::domain::gates::{KnownTraffic, RouteEvidence, TrialReading};
@@ -33,7 +33,7 @@ pub struct ReleaseView {
     /// What a person has accepted, and the watchdog has not ended yet.
     pub accepted: Vec<StandingFinding>,
     /// The outlook of the next step, with its stage.
-    pub outlook: Option<(u64, WaveStatus)>,
+    pub wave_status: Option<(u64, WaveStatus)>,
     /// The last readings of watched resources.
     pub resources: Vec<ResourceReadings>,
 }
@@ -65,9 +65,9 @@ impl ReleaseView {
 
     /// The time of this stage. Zero if nothing is known of it.
     pub fn spent(&self, stage: u64) -> WaveTime {
-        let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
+        let wave_status = self.wave_status.as_ref().filter(|(of, _)| *of == stage);
         let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
-        let spent = outlook.map(|(_, outlook)| outlook.spent).or(shown.map(|shown| shown.before));
+        let spent = wave_status.map(|(_, wave_status)| wave_status.spent).or(shown.map(|shown| shown.before));
         let watched = shown.map_or(Duration::ZERO, |shown| shown.watched);
         let spent = spent.unwrap_or_default();
         WaveTime { watched, open: spent.open.max(watched), ..spent }

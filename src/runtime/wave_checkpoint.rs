@@ -79,31 +79,31 @@ fn write(
     critical: &[CriticalRoute],
     e_value: f64,
 ) -> Vec<u8> {
-    let mut pen = Encoder::with(MAGIC);
-    key.write(&mut pen);
-    pen.f64(e_value.clamp(0.0, f64::MAX));
+    let mut encoder = Encoder::with(MAGIC);
+    key.write(&mut encoder);
+    encoder.f64(e_value.clamp(0.0, f64::MAX));
     for time in [spent.watched, spent.open, spent.held] {
-        pen.u64(time.as_micros() as u64);
+        encoder.u64(time.as_micros() as u64);
     }
-    pen.u32(u32::from(trial.is_some()));
+    encoder.u32(u32::from(trial.is_some()));
     if let Some(trial) = trial {
         let Margins { errors, latency, tail } = trial.margins();
-        pen.f64s(&[errors, latency, tail]);
-        trial.save(&mut pen);
-        pen.u64(critical.len() as u64);
-        critical.iter().for_each(|route| route.save(&mut pen));
+        encoder.f64s(&[errors, latency, tail]);
+        trial.save(&mut encoder);
+        encoder.u64(critical.len() as u64);
+        critical.iter().for_each(|route| route.save(&mut encoder));
     }
-    pen.finish()
+    encoder.finish()
 }
 
 fn parse(bytes: &[u8], wanted: &ExpectedCheckpoint) -> Result<WaveCheckpoint, CheckpointError> {
-    let mut eye = Decoder::open_with(MAGIC, bytes).ok_or(CheckpointError::Unreadable)?;
-    CheckpointKey::read(&mut eye).ok_or(CheckpointError::Unreadable)?.fits(&wanted.key)?;
-    let (e_value, spent) = times(&mut eye).ok_or(CheckpointError::Impossible)?;
+    let mut decoder = Decoder::open_with(MAGIC, bytes).ok_or(CheckpointError::Unreadable)?;
+    CheckpointKey::read(&mut decoder).ok_or(CheckpointError::Unreadable)?.fits(&wanted.key)?;
+    let (e_value, spent) = times(&mut decoder).ok_or(CheckpointError::Impossible)?;
     if e_value >= 1.0 / wanted.alpha {
         return Err(CheckpointError::Tripping);
     }
-    let (trial, critical) = trials(&mut eye, wanted).ok_or(CheckpointError::Impossible)?;
+    let (trial, critical) = trials(&mut decoder, wanted).ok_or(CheckpointError::Impossible)?;
     Ok(WaveCheckpoint { spent, trial, critical })
 }
 
@@ -162,21 +162,21 @@ impl CheckpointKey {
         }
     }
 
-    fn write(&self, pen: &mut Encoder) {
-        pen.text(&self.name);
-        pen.text(&self.salt);
-        pen.u64(self.attempt);
-        pen.u64(self.stage);
-        pen.text(&self.wave);
-        pen.u32(self.weight);
-        pen.u64(self.segments);
-        pen.u32(u32::from(self.held));
+    fn write(&self, encoder: &mut Encoder) {
+        encoder.text(&self.name);
+        encoder.text(&self.salt);
+        encoder.u64(self.attempt);
+        encoder.u64(self.stage);
+        encoder.text(&self.wave);
+        encoder.u32(self.weight);
+        encoder.u64(self.segments);
+        encoder.u32(u32::from(self.held));
     }
 
-    fn read(eye: &mut Decoder<'_>) -> Option<CheckpointKey> {
-        let (name, salt) = (eye.text()?, eye.text()?);
-        let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
-        let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
+    fn read(decoder: &mut Decoder<'_>) -> Option<CheckpointKey> {
+        let (name, salt) = (decoder.text()?, decoder.text()?);
+        let (attempt, stage, wave) = (decoder.u64()?, decoder.u64()?, decoder.text()?);
+        let (weight, segments, held) = (decoder.u32()?, decoder.u64()?, decoder.u32()? != 0);
         Some(CheckpointKey { name, salt, attempt, stage, wave, weight, segments, held })
     }
 
@@ -188,34 +188,34 @@ impl CheckpointKey {
     }
 }
 
-fn times(eye: &mut Decoder<'_>) -> Option<(f64, WaveTime)> {
-    let e_value = eye.f64()?;
-    let mut time = || eye.u64().map(Duration::from_micros);
+fn times(decoder: &mut Decoder<'_>) -> Option<(f64, WaveTime)> {
+    let e_value = decoder.f64()?;
+    let mut time = || decoder.u64().map(Duration::from_micros);
     let spent = WaveTime { watched: time()?, open: time()?, held: time()? };
     spent.is_plausible().then_some((e_value, spent))
 }
 
 /// `None`: unreadable. `Some((None, []))`: none for this wave.
 fn trials(
-    eye: &mut Decoder<'_>,
+    decoder: &mut Decoder<'_>,
     wanted: &ExpectedCheckpoint,
 ) -> Option<(Option<Trial>, Vec<CriticalRouteCheckpoint>)> {
-    if eye.u32()? == 0 {
-        return eye.end().map(|()| (None, vec![]));
+    if decoder.u32()? == 0 {
+        return decoder.end().map(|()| (None, vec![]));
     }
     let mut numbers = [0.0; 3];
-    eye.logs(&mut numbers)?;
+    decoder.logs(&mut numbers)?;
     let sound = |margin: &f64| *margin > 0.0 && *margin <= 1.0;
     numbers.iter().all(sound).then_some(())?;
     let [errors, latency, tail] = numbers;
     let margins = Margins { errors, latency, tail };
     let Some(weight) = wanted.weight else { return Some((None, vec![])) };
     let (tick, now) = (wanted.tick, crate::telemetry::clock::now());
-    let trial = Trial::restore(margins, weight, tick, now, eye)?;
-    let routes = eye.length(1).filter(|routes| *routes <= STRATA_MAX)?;
-    let kept = (0..routes).map(|_| CriticalRouteCheckpoint::restore(margins, weight, tick, now, eye));
+    let trial = Trial::restore(margins, weight, tick, now, decoder)?;
+    let routes = decoder.length(1).filter(|routes| *routes <= STRATA_MAX)?;
+    let kept = (0..routes).map(|_| CriticalRouteCheckpoint::restore(margins, weight, tick, now, decoder));
     let kept = kept.collect::<Option<Vec<_>>>()?;
-    eye.end().map(|()| (Some(trial), kept))
+    decoder.end().map(|()| (Some(trial), kept))
 }
 
 #[cfg(test)]

@@ -122,15 +122,15 @@ impl ClusterBlock {
         }
     }
 
-    fn save(&self, pen: &mut Encoder) {
-        pen.u16(u16::from(self.deferred.0));
+    fn save(&self, encoder: &mut Encoder) {
+        encoder.u16(u16::from(self.deferred.0));
         let of = |tally: &ClusterSums| std::iter::once(tally.requests).chain(tally.scores);
-        pen.f32s(self.tallies.len() * (1 + ROWS), self.tallies.iter().flat_map(of));
+        encoder.f32s(self.tallies.len() * (1 + ROWS), self.tallies.iter().flat_map(of));
     }
 
-    fn restore(eye: &mut Decoder<'_>) -> Option<ClusterBlock> {
-        let deferred = ScoreSet(u8::try_from(eye.u16()?).ok()?);
-        let all = eye.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
+    fn restore(decoder: &mut Decoder<'_>) -> Option<ClusterBlock> {
+        let deferred = ScoreSet(u8::try_from(decoder.u16()?).ok()?);
+        let all = decoder.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
         let tally = |of: &[f32]| {
             let (requests, scores) = of.split_first()?;
             Some(ClusterSums { requests: *requests, scores: scores.try_into().ok()? })
@@ -222,27 +222,27 @@ impl ClusterWindows {
         }
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64s(&self.sums);
-        pen.f64s(&self.sums_deferred);
-        pen.u64(self.units);
-        pen.u32(self.in_unit);
-        pen.u64(self.levels.len() as u64);
-        self.levels.iter().flatten().for_each(|block| block.save(pen));
-        self.past.save(pen);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64s(&self.sums);
+        encoder.f64s(&self.sums_deferred);
+        encoder.u64(self.units);
+        encoder.u32(self.in_unit);
+        encoder.u64(self.levels.len() as u64);
+        self.levels.iter().flatten().for_each(|block| block.save(encoder));
+        self.past.save(encoder);
     }
 
     /// `self` with the saved state. The split and the shares are the present ones.
-    pub fn restore(mut self, eye: &mut Decoder<'_>) -> Option<ClusterWindows> {
-        self.sums = eye.f64s(ROWS)?.try_into().ok()?;
-        self.sums_deferred = eye.f64s(ROWS)?.try_into().ok()?;
-        self.units = eye.u64()?;
-        self.in_unit = eye.u32()?.min(UNIT - 1);
-        let levels = eye.u64()?;
+    pub fn restore(mut self, decoder: &mut Decoder<'_>) -> Option<ClusterWindows> {
+        self.sums = decoder.f64s(ROWS)?.try_into().ok()?;
+        self.sums_deferred = decoder.f64s(ROWS)?.try_into().ok()?;
+        self.units = decoder.u64()?;
+        self.in_unit = decoder.u32()?.min(UNIT - 1);
+        let levels = decoder.u64()?;
         if !(1..=LEVELS_MAX as u64).contains(&levels) {
             return None;
         }
-        let mut block = || ClusterBlock::restore(eye);
+        let mut block = || ClusterBlock::restore(decoder);
         self.levels.clear();
         for _ in 0..levels {
             self.levels.push([block()?, block()?, block()?]);

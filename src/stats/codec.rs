@@ -172,14 +172,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_changed_byte_is_found(texts in prop::collection::vec(".{0,20}", 0..5), at: prop::sample::Index, flip in 1u8..) {
-            let mut pen = Encoder::new();
-            texts.iter().for_each(|t| pen.text(t));
-            let mut bytes = pen.finish();
-            let mut eye = Decoder::open(&bytes).expect("whole");
+            let mut encoder = Encoder::new();
+            texts.iter().for_each(|t| encoder.text(t));
+            let mut bytes = encoder.finish();
+            let mut decoder = Decoder::open(&bytes).expect("whole");
             for text in &texts {
-                prop_assert_eq!(eye.text(), Some(text.clone()));
+                prop_assert_eq!(decoder.text(), Some(text.clone()));
             }
-            prop_assert_eq!(eye.end(), Some(()));
+            prop_assert_eq!(decoder.end(), Some(()));
             let i = at.index(bytes.len());
             bytes[i] ^= flip;
             prop_assert!(Decoder::open(&bytes).is_none());
@@ -187,10 +187,10 @@ mod tests {
 
         #[test]
         fn no_length_is_trusted(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let mut eye = Decoder(&bytes);
-            let _ = eye.text();
-            let _ = eye.f32s_of(&[1 << 40, 3]);
-            let _ = eye.length(usize::MAX);
+            let mut decoder = Decoder(&bytes);
+            let _ = decoder.text();
+            let _ = decoder.f32s_of(&[1 << 40, 3]);
+            let _ = decoder.length(usize::MAX);
         }
     }
 }

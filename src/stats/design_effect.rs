@@ -124,18 +124,18 @@ impl ServerTimeCells {
         std::array::from_fn(|i| self.spans[i].sums.of_cells(variance).map_or(0.0, |of| of / variance))
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
+    pub fn save(&self, encoder: &mut Encoder) {
         for CellLength { sums, .. } in &self.spans {
-            pen.f64s(&[sums.squares, sums.by_chance, sums.by_cells, sums.pairs]);
-            pen.f64s(&[sums.requests, sums.crowded].concat());
+            encoder.f64s(&[sums.squares, sums.by_chance, sums.by_cells, sums.pairs]);
+            encoder.f64s(&[sums.requests, sums.crowded].concat());
         }
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<ServerTimeCells> {
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<ServerTimeCells> {
         let mut cells = ServerTimeCells::default();
         for span in &mut cells.spans {
-            let [squares, by_chance, by_cells, pairs]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
-            let [a, b, c, d]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
+            let [squares, by_chance, by_cells, pairs]: [f64; 4] = decoder.f64s(4)?.try_into().ok()?;
+            let [a, b, c, d]: [f64; 4] = decoder.f64s(4)?.try_into().ok()?;
             span.sums = CellSums { squares, by_chance, by_cells, pairs, requests: [a, b], crowded: [c, d] };
         }
         Some(cells)
@@ -326,12 +326,12 @@ mod tests {
                 });
             }
         }
-        let mut pen = Encoder::new();
-        cells.save(&mut pen);
-        let bytes = pen.finish();
-        let mut eye = Decoder::open(&bytes).unwrap();
-        let again = ServerTimeCells::restore(&mut eye).unwrap();
-        assert_eq!(eye.end(), Some(()));
+        let mut encoder = Encoder::new();
+        cells.save(&mut encoder);
+        let bytes = encoder.finish();
+        let mut decoder = Decoder::open(&bytes).unwrap();
+        let again = ServerTimeCells::restore(&mut decoder).unwrap();
+        assert_eq!(decoder.end(), Some(()));
         assert!(cells.effect(0.007) > 1.5);
         assert_eq!(cells.effect(0.007), again.effect(0.007));
     }

@@ -43,13 +43,13 @@ impl EProcess {
         self.wealth[row] = ((self.wealth[row] + drip) * bet.log.min(600.0).exp()).min(WEALTH_MAX);
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64s(&self.wealth);
-        pen.f64s(&self.tau);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64s(&self.wealth);
+        encoder.f64s(&self.tau);
     }
 
-    pub fn restore(eye: &mut Decoder<'_>, rows: usize) -> Option<EProcess> {
-        Some(EProcess { wealth: eye.f64s(rows)?, tau: eye.f64s(rows)? })
+    pub fn restore(decoder: &mut Decoder<'_>, rows: usize) -> Option<EProcess> {
+        Some(EProcess { wealth: decoder.f64s(rows)?, tau: decoder.f64s(rows)? })
     }
 
     pub fn mean(&self) -> f64 {

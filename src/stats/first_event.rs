@@ -287,12 +287,12 @@ impl Deficit {
         }
     }
 
-    fn save(&self, pen: &mut Encoder) {
-        [self.expected, self.variance, self.ended].into_iter().for_each(|v| pen.f64(v));
+    fn save(&self, encoder: &mut Encoder) {
+        [self.expected, self.variance, self.ended].into_iter().for_each(|v| encoder.f64(v));
     }
 
-    fn restore(eye: &mut Decoder<'_>) -> Option<Deficit> {
-        Some(Deficit { expected: eye.f64()?, variance: eye.f64()?, ended: eye.f64()? })
+    fn restore(decoder: &mut Decoder<'_>) -> Option<Deficit> {
+        Some(Deficit { expected: decoder.f64()?, variance: decoder.f64()?, ended: decoder.f64()? })
     }
 }
 
@@ -425,38 +425,38 @@ impl FirstEventTest {
     }
 
     /// `entering`: users seen in intervals that are not final yet, with their cohorts.
-    pub fn save(&self, pen: &mut Encoder, entering: &[(Option<usize>, PerArm)], share: f64) {
+    pub fn save(&self, encoder: &mut Encoder, entering: &[(Option<usize>, PerArm)], share: f64) {
         let mut of = self.clone();
         entering.iter().for_each(|(cohort, users)| of.entered(*cohort, *users, share));
-        pen.u64(of.open as u64);
+        encoder.u64(of.open as u64);
         for group in 0..COHORTS {
-            pen.u16(of.group_of[group] as u16);
-            pen.u16(u16::from(of.closed[group]));
-            of.entered[group].save(pen);
+            encoder.u16(of.group_of[group] as u16);
+            encoder.u16(u16::from(of.closed[group]));
+            of.entered[group].save(encoder);
         }
         for kind in &of.kinds {
-            kind.mixture.save(pen);
-            kind.spared.save(pen);
+            kind.mixture.save(encoder);
+            kind.spared.save(encoder);
             let ended = kind.had.iter().chain(&kind.waiting);
-            ended.flat_map(|of| [of.all, of.counted]).for_each(|pair| pair.save(pen));
+            ended.flat_map(|of| [of.all, of.counted]).for_each(|pair| pair.save(encoder));
         }
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<FirstEventTest> {
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<FirstEventTest> {
         let mut once = FirstEventTest {
-            open: usize::try_from(eye.u64()?).ok()?.min(COHORTS),
+            open: usize::try_from(decoder.u64()?).ok()?.min(COHORTS),
             ..FirstEventTest::default()
         };
         for group in 0..COHORTS {
-            once.group_of[group] = usize::from(eye.u16()?).min(COHORTS - 1);
-            once.closed[group] = eye.u16()? != 0;
-            once.entered[group] = PerArm::restore(eye)?;
+            once.group_of[group] = usize::from(decoder.u16()?).min(COHORTS - 1);
+            once.closed[group] = decoder.u16()? != 0;
+            once.entered[group] = PerArm::restore(decoder)?;
         }
         for (kind, of) in once.kinds.iter_mut().enumerate() {
-            of.mixture = EProcess::restore(eye, odds(kind).len())?;
-            of.spared = Deficit::restore(eye)?;
+            of.mixture = EProcess::restore(decoder, odds(kind).len())?;
+            of.spared = Deficit::restore(decoder)?;
             for ended in of.had.iter_mut().chain(&mut of.waiting) {
-                *ended = EndedUsers { all: PerArm::restore(eye)?, counted: PerArm::restore(eye)? };
+                *ended = EndedUsers { all: PerArm::restore(decoder)?, counted: PerArm::restore(decoder)? };
             }
         }
         Some(once)

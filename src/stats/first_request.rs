@@ -222,16 +222,16 @@ impl FirstRequestTest {
         }
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
+    pub fn save(&self, encoder: &mut Encoder) {
         let counted = [&self.errors, &self.client_errors, &self.redirects];
-        counted.into_iter().chain(&self.latency).for_each(|m| m.save(pen));
+        counted.into_iter().chain(&self.latency).for_each(|m| m.save(encoder));
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<FirstRequestTest> {
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<FirstRequestTest> {
         let rows = ERROR_ODDS.len();
-        let (errors, client_errors) = (EProcess::restore(eye, rows)?, EProcess::restore(eye, rows)?);
-        let redirects = EProcess::restore(eye, rows)?;
-        let mut latency = || EProcess::restore(eye, *super::latency::ROWS);
+        let (errors, client_errors) = (EProcess::restore(decoder, rows)?, EProcess::restore(decoder, rows)?);
+        let redirects = EProcess::restore(decoder, rows)?;
+        let mut latency = || EProcess::restore(decoder, *super::latency::ROWS);
         let latency = [latency()?, latency()?];
         Some(FirstRequestTest { errors, client_errors, redirects, latency, slots: VecDeque::new() })
     }

@@ -34,13 +34,14 @@ impl PerArm {
         }
     }
 
-    pub fn save(self, pen: &mut Encoder) {
-        pen.u64(self.new);
-        pen.u64(self.stable);
+    pub fn save(self, encoder: &mut Encoder) {
+        encoder.u64(self.new);
+        encoder.u64(self.stable);
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<PerArm> {
-        Some(PerArm { new: eye.u64()?, stable: eye.u64()? }).filter(|p| p.new.checked_add(p.stable).is_some())
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<PerArm> {
+        Some(PerArm { new: decoder.u64()?, stable: decoder.u64()? })
+            .filter(|p| p.new.checked_add(p.stable).is_some())
     }
 
     pub fn total(self) -> u64 {

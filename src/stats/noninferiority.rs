@@ -112,18 +112,18 @@ impl FailureTest {
         (self.coin.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64s(&self.difference);
-        self.ratio.save(pen);
-        pen.u64(self.coin);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64s(&self.difference);
+        self.ratio.save(encoder);
+        encoder.u64(self.coin);
     }
 
-    pub fn restore(margin: f64, eye: &mut Decoder<'_>) -> Option<FailureTest> {
+    pub fn restore(margin: f64, decoder: &mut Decoder<'_>) -> Option<FailureTest> {
         let mut failures = FailureTest::new(margin);
-        eye.logs(&mut failures.difference)?;
-        failures.ratio = RatioTest::restore(RATIO_MAX, eye)?;
+        decoder.logs(&mut failures.difference)?;
+        failures.ratio = RatioTest::restore(RATIO_MAX, decoder)?;
         // A xorshift generator never reaches zero.
-        failures.coin = eye.u64().filter(|coin| *coin != 0)?;
+        failures.coin = decoder.u64().filter(|coin| *coin != 0)?;
         Some(failures)
     }
 
@@ -160,13 +160,13 @@ impl RatioTest {
         }
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64s(&self.logs);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64s(&self.logs);
     }
 
-    pub fn restore(limit: f64, eye: &mut Decoder<'_>) -> Option<RatioTest> {
+    pub fn restore(limit: f64, decoder: &mut Decoder<'_>) -> Option<RatioTest> {
         let mut ratio = RatioTest::new(limit);
-        eye.logs(&mut ratio.logs)?;
+        decoder.logs(&mut ratio.logs)?;
         Some(ratio)
     }
 
@@ -195,15 +195,15 @@ impl BodyTest {
         }
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.u64(self.0.len() as u64);
-        pen.f64s(&self.0);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.u64(self.0.len() as u64);
+        encoder.f64s(&self.0);
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<BodyTest> {
-        let rows = eye.length(8).filter(|rows| *rows <= BODY_ROWS_MAX)?;
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<BodyTest> {
+        let rows = decoder.length(8).filter(|rows| *rows <= BODY_ROWS_MAX)?;
         let mut body = BodyTest(vec![0.0; rows]);
-        eye.logs(&mut body.0)?;
+        decoder.logs(&mut body.0)?;
         Some(body)
     }
 

@@ -94,18 +94,18 @@ impl<T: Copy + Default + PartialEq> PagedTable<T> {
     }
 
     /// Writes (unit, 16 bits) for each value.
-    pub fn save(&self, pen: &mut Encoder, bits: impl Fn(T) -> u16) {
-        pen.u64(self.iter().count() as u64);
+    pub fn save(&self, encoder: &mut Encoder, bits: impl Fn(T) -> u16) {
+        encoder.u64(self.iter().count() as u64);
         for (unit, value) in self.iter() {
-            pen.u32(unit.0);
-            pen.u16(bits(value));
+            encoder.u32(unit.0);
+            encoder.u16(bits(value));
         }
     }
 
-    pub fn restore(eye: &mut Decoder<'_>, shift: u32, value: impl Fn(u16) -> T) -> Option<PagedTable<T>> {
+    pub fn restore(decoder: &mut Decoder<'_>, shift: u32, value: impl Fn(u16) -> T) -> Option<PagedTable<T>> {
         let mut paged = PagedTable::new(shift);
-        for _ in 0..eye.length(6)? {
-            let (unit, bits) = (UserUnit::from_index(eye.u32()?), eye.u16()?);
+        for _ in 0..decoder.length(6)? {
+            let (unit, bits) = (UserUnit::from_index(decoder.u32()?), decoder.u16()?);
             *paged.at(unit) = value(bits);
         }
         Some(paged)
@@ -168,15 +168,15 @@ impl Baseline {
         *at = (level.clamp(0.0, 2047.0) as u16) << 5 | n;
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64(self.sum);
-        pen.f64(self.count);
-        self.users.save(pen, |bits| bits);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64(self.sum);
+        encoder.f64(self.count);
+        self.users.save(encoder, |bits| bits);
     }
 
-    pub fn restore(eye: &mut Decoder<'_>) -> Option<Baseline> {
-        let (sum, count) = (eye.f64()?, eye.f64()?);
-        Some(Baseline { sum, count, users: PagedTable::restore(eye, 0, |bits| bits)? })
+    pub fn restore(decoder: &mut Decoder<'_>) -> Option<Baseline> {
+        let (sum, count) = (decoder.f64()?, decoder.f64()?);
+        Some(Baseline { sum, count, users: PagedTable::restore(decoder, 0, |bits| bits)? })
     }
 
     /// As [`PagedTable::touch`].

@@ -1,5 +1,5 @@
 //! Writes the files that may be lost: the watchdog's evidence, and the lists of failed users.
-//! A separate small thread beside the scribe, so that no trip waits for it.
+//! A separate small thread beside the state writer, so that no trip waits for it.
 //!
 //! Evidence shows for each user whether requests of the user were seen and failed, by part of a
 //! known hash. It is therefore encrypted under the key of the state directory.
@@ -45,13 +45,13 @@ enum FileForm {
 
 impl CheckpointQueue {
     /// Queues a file. Never waits for the disk.
-    pub fn hand_in(&self, file: String, bytes: Vec<u8>) {
+    pub fn enqueue(&self, file: String, bytes: Vec<u8>) {
         self.inbox().waiting.insert(file, (bytes, FileForm::Plain));
         self.changed.notify_all();
     }
 
     /// The same for a file that is encrypted: [`StateKey::unseal`] reads it.
-    pub fn hand_in_sealed(&self, file: String, bytes: Vec<u8>) {
+    pub fn enqueue_sealed(&self, file: String, bytes: Vec<u8>) {
         self.inbox().waiting.insert(file, (bytes, FileForm::Sealed));
         self.changed.notify_all();
     }
@@ -68,12 +68,12 @@ impl CheckpointQueue {
 }
 
 /// The body of the thread: runs until [`CheckpointQueue::close`].
-pub fn run(shelf: &Arc<CheckpointQueue>, directory: &Path, key: &StateKey, log: &Log) {
+pub fn run(checkpoint_queue: &Arc<CheckpointQueue>, directory: &Path, key: &StateKey, log: &Log) {
     let mut trouble = TroubleEdges::default();
     loop {
         let (waiting, closed) = {
             let idle = |inbox: &mut PendingCheckpoints| inbox.waiting.is_empty() && !inbox.closed;
-            let waited = shelf.changed.wait_while(shelf.inbox(), idle);
+            let waited = checkpoint_queue.changed.wait_while(checkpoint_queue.inbox(), idle);
             let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
             (std::mem::take(&mut inbox.waiting), inbox.closed)
         };

@@ -38,7 +38,7 @@ pub struct LedgerEntry {
     /// The cause of a trip or a freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// `file`, `watchdog`, `fuse`, `waves`, `proxy`, or the name of a token.
+    /// `file`, `watchdog`, `breaker`, `waves`, `proxy`, or the name of a token.
     pub actor: String,
     /// As a person entered it.
     #[serde(default)]

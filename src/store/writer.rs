@@ -119,7 +119,7 @@ impl<T> CommitQueue<T> {
     }
 
     /// Queues a change; never waits for the disk.
-    pub fn hand_in(
+    pub fn enqueue(
         &self,
         image: StateImage,
         entries: Vec<LedgerEntry>,
@@ -147,10 +147,10 @@ impl<T> CommitQueue<T> {
     }
 
     /// Waits until a change is announced; returns why it is not durable, if so.
-    pub fn wait(&self, receipt: CommitId, at_most: Duration) -> Result<(), NotDurable> {
+    pub fn wait(&self, commit: CommitId, at_most: Duration) -> Result<(), NotDurable> {
         let (inbox, timeout) = self
             .changed
-            .wait_timeout_while(self.inbox(), at_most, |i| i.done < receipt.0)
+            .wait_timeout_while(self.inbox(), at_most, |i| i.done < commit.0)
             .unwrap_or_else(PoisonError::into_inner);
         match &inbox.error {
             Some(why) => Err(why.clone()),
@@ -198,7 +198,7 @@ pub struct StateWriter {
 
 impl StateWriter {
     /// The body of the thread: runs until [`CommitQueue::close`].
-    pub fn run<T>(mut self, desk: &CommitQueue<T>) {
+    pub fn run<T>(mut self, commits: &CommitQueue<T>) {
         // The last image, and its file; `None` if saving failed.
         let mut last: Option<(StateImage, Option<SavedFile>)> = None;
         let mut unwritten: Vec<LedgerEntry> = vec![];
@@ -206,7 +206,7 @@ impl StateWriter {
         loop {
             let (work, handed_in, closed) = {
                 let idle = |i: &mut PendingCommits<T>| i.work.is_none() && !i.closed;
-                let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
+                let waited = commits.changed.wait_timeout_while(commits.inbox(), RETRY, idle);
                 let mut inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
                 (inbox.work.take(), inbox.handed_in, inbox.closed)
             };
@@ -233,7 +233,7 @@ impl StateWriter {
                     unwritten.extend(self.reopen_ledger(&image));
                 }
                 let saved = self.save(&image);
-                let mut inbox = desk.inbox();
+                let mut inbox = commits.inbox();
                 if let (Ok(_), Some(work)) = (&saved, &work) {
                     inbox.gap = Some(work.since.elapsed());
                 }
@@ -247,9 +247,9 @@ impl StateWriter {
             }
             if let Some(work) = work {
                 let in_memory_only = work.since.elapsed();
-                desk.announced.store(work.snapshot);
+                commits.announced.store(work.snapshot);
                 {
-                    let mut inbox = desk.inbox();
+                    let mut inbox = commits.inbox();
                     for key in work.rollbacks {
                         *inbox.rollbacks.entry(key).or_default() += 1;
                     }
@@ -265,7 +265,7 @@ impl StateWriter {
                         }),
                     );
                     // There may be no subscriber.
-                    let _ = desk.told.send(entry.clone());
+                    let _ = commits.told.send(entry.clone());
                 }
                 unwritten.extend(work.entries);
             }
@@ -276,7 +276,7 @@ impl StateWriter {
                 Ok(()) if saved => unwritten.clear(),
                 Ok(()) => {}
                 Err(why) => {
-                    let mut inbox = desk.inbox();
+                    let mut inbox = commits.inbox();
                     if inbox.error.is_none() {
                         self.tell_durability(Some(&why));
                         inbox.error = Some(why);
@@ -288,13 +288,13 @@ impl StateWriter {
                 let lost: Vec<u64> = unwritten.drain(..excess).map(|entry| entry.n).collect();
                 self.log.event("ledger_entries_lost", json!({"first": lost.first(), "last": lost.last()}));
             }
-            let mut inbox = desk.inbox();
+            let mut inbox = commits.inbox();
             inbox.done = handed_in;
             if inbox.work.is_none() {
                 inbox.behind_since = None;
             }
             drop(inbox);
-            desk.changed.notify_all();
+            commits.changed.notify_all();
         }
     }
 

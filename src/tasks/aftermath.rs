@@ -44,7 +44,7 @@ impl Aftermath {
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
             let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);
             let decided = self.decided.take();
-            // The fuse's refusals have no counts of their own here.
+            // Refused connections have no counts of their own here.
             let refused = || onsets.decided(BadReason::Signal(Signal::Errors), None, None, now);
             self.looks_for = trip
                 .filter(is_on_little)

@@ -3,8 +3,8 @@
 //! Invariants: probes run on the control plane's thread, never on a worker's.
 //! One task per server, one probe of a server at a time, at most `AT_ONCE` in all.
 //! Probe results affect only the choice of servers: probes are synthetic and not randomised, so
-//! they are no evidence for or against an arm, no sign of life, and do not count for a fuse.
-//! Tasks end when this is dropped.
+//! they are no evidence for or against an arm, no sign of life, and do not count for a circuit
+//! breaker. Tasks end when this is dropped.
 
 use crate::domain::config::Health;
 use crate::runtime::snapshot::Snapshot;

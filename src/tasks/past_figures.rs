@@ -23,19 +23,19 @@ fn key(release: &ReleaseSnapshot) -> [String; 4] {
 }
 
 pub fn render(release: &ReleaseSnapshot, past: &OwnPast) -> Vec<u8> {
-    let mut pen = Encoder::with(MAGIC);
-    key(release).iter().for_each(|text| pen.text(text));
-    past.save(&mut pen);
-    pen.finish()
+    let mut encoder = Encoder::with(MAGIC);
+    key(release).iter().for_each(|text| encoder.text(text));
+    past.save(&mut encoder);
+    encoder.finish()
 }
 
 /// Reads the file of an earlier process.
 pub fn read(release: &ReleaseSnapshot, directory: &Path, now: Duration) -> Option<OwnPast> {
     let bytes = checkpoints::read(directory, &checkpoints::past_file(&release.release.name))?;
-    let mut eye = Decoder::open_with(MAGIC, &bytes)?;
+    let mut decoder = Decoder::open_with(MAGIC, &bytes)?;
     for text in key(release) {
-        (eye.text()? == text).then_some(())?;
+        (decoder.text()? == text).then_some(())?;
     }
-    let past = OwnPast::restore(&mut eye, now)?;
-    eye.end().map(|()| past)
+    let past = OwnPast::restore(&mut decoder, now)?;
+    decoder.end().map(|()| past)
 }

@@ -83,7 +83,7 @@ impl RouteRates {
 /// Learns from what has happened, in the order of time.
 pub fn learn(moments: &mut MomentsLearner, events: &[RequestEvent], engine: &Engine, floor: Duration) {
     for event in events {
-        let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+        let (table, factor) = (engine.reference(), engine.factor(event.request.unit));
         moments.push(event, &Reference { table, factor, floor, is_warming: false });
     }
 }

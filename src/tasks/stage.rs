@@ -103,13 +103,13 @@ impl WatchedStage {
             return;
         }
         for event in events {
-            let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+            let (table, factor) = (engine.reference(), engine.factor(event.request.unit));
             let is_warming = engine.is_warming(&event.request);
-            let yardstick = Reference { table, factor, floor, is_warming };
+            let reference = Reference { table, factor, floor, is_warming };
             if let Some(trial) = &mut self.trial {
-                trial.push(event, &yardstick);
+                trial.push(event, &reference);
             }
-            self.critical.iter_mut().for_each(|of| of.push(event, &yardstick));
+            self.critical.iter_mut().for_each(|of| of.push(event, &reference));
         }
     }
 

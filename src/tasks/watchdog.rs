@@ -274,7 +274,7 @@ impl WatchedRelease {
         events: &mut HashMap<u64, Vec<RequestEvent>, BuildHasher>,
         now: Duration,
     ) {
-        let patience = self.deadline.now() / 4;
+        let timeouts = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
         let mut stage = std::mem::replace(&mut self.stage, WatchedStage::new(0, vec![])).follow(release, now);
         let (mut rates, mut moments) = (std::mem::take(&mut self.rates), std::mem::take(&mut self.moments));
@@ -287,7 +287,7 @@ impl WatchedRelease {
             for event in &mut *events {
                 event.request.drawn &= drawn;
                 if let EventKind::Left { unusual } = &mut event.what {
-                    *unusual = event.after > patience;
+                    *unusual = event.after > timeouts;
                 }
             }
             judge.push_all(events);
@@ -484,7 +484,7 @@ impl WatchedRelease {
         let sign =
             if release.stable.takes_connections(PROBE) { StableSign::Answers } else { StableSign::Silent };
         let mut evidence = match cause {
-            Cause::Harm => evidence::of_harm(harm, requests),
+            Cause::Harm => evidence::failed_users_evidence(harm, requests),
             Cause::Resource => too_much.map(|of| evidence::of_resource(of, harm.users)).unwrap_or_default(),
             _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
         };

@@ -67,13 +67,13 @@ fn look(live: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now: 
         };
         let barred_by = live.barred_by(release);
         let input = proof.map(|proof| GateInput { proof, door: door(release, at_ms), durable, barred_by });
-        let outlook = climb.look(&standing, input, now);
-        if outlook.act != WaveAction::Wait {
+        let wave_status = climb.look(&standing, input, now);
+        if wave_status.act != WaveAction::Wait {
             // If the stage is over by now, the next look handles the next one.
-            let _ = live.advance(name, release.stage, &outlook);
+            let _ = live.advance(name, release.stage, &wave_status);
         }
         if let Some(view) = live.views().get_mut(name) {
-            view.outlook = Some((release.stage, outlook));
+            view.wave_status = Some((release.stage, wave_status));
         }
     }
 }

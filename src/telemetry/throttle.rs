@@ -1,7 +1,7 @@
 //! Which of many equal events get a log line.
 //!
-//! Invariants: a [`Throttle`] lets the first event through, and then at most one in [`EVERY`].
-//! An [`TroubleEdges`] lets the first failure of a series through, and the first success after it.
+//! Invariants: a [`Throttle`] lets the first event through, and then at most one in `EVERY`.
+//! A [`TroubleEdges`] lets the first failure of a series through, and the first success after it.
 
 use super::clock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

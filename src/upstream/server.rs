@@ -149,7 +149,7 @@ impl UpstreamState {
     }
 
     /// Every name and known address of its servers.
-    pub fn spellings(&self) -> Vec<String> {
+    pub fn aliases(&self) -> Vec<String> {
         let of = |server: &Arc<ServerState>| {
             let addresses: Vec<String> =
                 server.addresses.load().iter().map(|a| canonical_address(*a)).collect();

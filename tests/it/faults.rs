@@ -95,7 +95,7 @@ fn row_26_a_body_cut_short_never_ends_cleanly_and_counts_though_the_status_was_2
 fn row_27_an_unreachable_new_falls_back_as_the_config_allows_and_counts_once() {
     for (policy, get, post) in [("stable", 200, 200), ("reads", 200, 502), ("error", 502, 502)] {
         let (world, stable, new) = pair();
-        // No fuse: the test is about single requests.
+        // No breaker: the test is about single requests.
         let config = Config::new(stable.address, new.address)
             .release(&format!("on_unreachable = \"{policy}\""))
             .watchdog("enabled = false");

@@ -25,7 +25,7 @@ fn ask(proxy: &Proxy, users: &[String]) {
     users.iter().for_each(|user| _ = client.get_as(user));
 }
 
-/// A run with all kinds of decisions: start, weights, a segment, a blown fuse, a resume, the
+/// A run with all kinds of decisions: start, weights, a segment, an open breaker, a resume, the
 /// watchdog's verdict, a person's, a kill.
 fn eventful(world: &World) -> Proxy {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));

@@ -117,7 +117,7 @@ fn what_is_asked_for_is_understood_or_refused_with_what_to_send() {
     assert_eq!(begin(&api, "1h").0, 200);
     assert_ne!(api.release()["maintenance"]["until"], until, "the same change lengthens it");
 
-    // The fuse stays active.
+    // The breaker stays active.
     new.refuse();
     let users = users_in_new("user", 20, 40);
     eventually(seconds(10), "the fuse acts", || {

@@ -151,11 +151,11 @@ fn past_with_an_alarm(config: &Config) -> Vec<u8> {
     }
     let says = past.says();
     assert!(matches!(says, PastResult::Worse(_)), "{says:?}");
-    let mut pen = Encoder::with(b"grayling-past 1\n");
+    let mut encoder = Encoder::with(b"grayling-past 1\n");
     let server = format!("http://{}", config.new[0]);
-    ["billing", "billing", "1", &server].iter().for_each(|text| pen.text(text));
-    past.save(&mut pen);
-    pen.finish()
+    ["billing", "billing", "1", &server].iter().for_each(|text| encoder.text(text));
+    past.save(&mut encoder);
+    encoder.finish()
 }
 
 #[test]

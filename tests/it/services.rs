@@ -216,10 +216,10 @@ fn one_user_with_a_slow_report_takes_nobody_out() {
     scene.raise("20%");
     let (address, analyst_asks) =
         (scene.proxy.http, std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
-    let asks = std::sync::Arc::clone(&analyst_asks);
+    let commands = std::sync::Arc::clone(&analyst_asks);
     let thread = std::thread::spawn(move || {
         let mut number = 0;
-        while asks.load(std::sync::atomic::Ordering::Relaxed) {
+        while commands.load(std::sync::atomic::Ordering::Relaxed) {
             let analyst = analyst.clone();
             // Each on its own connection: the next begins before the previous one has ended.
             std::thread::spawn(move || drop(crate::world::Client::new(address).get_as(&analyst)));

@@ -365,7 +365,7 @@ fn a_term_lets_what_is_in_flight_over_tls_finish() {
     scene.stable.behave(Behaviour::Delay(Duration::from_millis(500)));
     let ca = scene.world.path("config/ca.pem").to_str().unwrap().to_owned();
     let https = url(proxy.https());
-    let asks = ["--http1.1", "--http2"].map(|version| {
+    let commands = ["--http1.1", "--http2"].map(|version| {
         let (https, ca) = (https.clone(), ca.clone());
         std::thread::spawn(move || curl(&https, &["--cacert", &ca, version]))
     });
@@ -373,7 +373,7 @@ fn a_term_lets_what_is_in_flight_over_tls_finish() {
     let idle = TcpStream::connect(proxy.https()).unwrap();
     drop(idle);
     proxy.signal("TERM");
-    for ask in asks {
+    for ask in commands {
         assert!(ask.join().unwrap().expect("an answer").starts_with("stable\n200"));
     }
     assert_eq!(proxy.ends_within(seconds(15)).code(), Some(0));
@@ -499,13 +499,13 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
     assert_eq!(post.text(), "new POST grayling.test /pay 9");
     assert_eq!(proxy.client().get("/", &[]).unwrap().text(), "stable GET grayling.test / 0");
     new.behave(H2Behaviour::Delay(Duration::from_millis(300)));
-    let asks: Vec<_> = (0..50)
+    let commands: Vec<_> = (0..50)
         .map(|_| {
             let (mut client, user) = (proxy.client(), user.clone());
             std::thread::spawn(move || client.get_as(&user).unwrap().status)
         })
         .collect();
-    assert!(asks.into_iter().all(|ask| ask.join().unwrap() == 200));
+    assert!(commands.into_iter().all(|ask| ask.join().unwrap() == 200));
     assert_eq!((new.connections(), new.requests()), (1, 51));
     // A cut body ends uncleanly for the client, and counts against the arm; other streams of the
     // connection continue.

@@ -100,7 +100,7 @@ impl Plan {
 
     pub fn push_all(&mut self, events: &[RequestEvent], engine: &Engine) {
         for event in events {
-            let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+            let (table, factor) = (engine.reference(), engine.factor(event.request.unit));
             let is_warming = engine.is_warming(&event.request);
             self.trial.push(event, &Reference { table, factor, floor: self.floor, is_warming });
         }
@@ -144,10 +144,10 @@ impl Plan {
         let follows = self.present + 1 < self.waves.len();
         let door = follows.then_some(PromotionState { door: Promotion::Auto, hours: None });
         let input = GateInput { proof: Some(proof), door, durable: true, barred_by: None };
-        let outlook = self.climb.look(&standing, Some(input), now);
-        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gates::GateVerdict::Pass);
+        let wave_status = self.climb.look(&standing, Some(input), now);
+        let missing = wave_status.gates.iter().filter(|gate| gate.verdict != gates::GateVerdict::Pass);
         self.missing = missing.map(|gate| format!("{}: {}", gate.name, gate.detail)).collect();
-        match outlook.act {
+        match wave_status.act {
             WaveAction::Open => {
                 self.present += 1;
                 let weight = self.waves[self.present].until_complete.weight;

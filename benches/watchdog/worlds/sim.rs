@@ -1,5 +1,5 @@
 //! Traffic of a [`World`] through the whole decision path, driven like the watchdog's thread:
-//! [`Judge`] with its engine, its ceilings and deferred signals, and the fuse beside it.
+//! [`Judge`] with its engine, its ceilings and deferred signals, and the breaker beside it.
 //!
 //! Invariants: a run depends on the world and the seed alone; the judge gets only data that the
 //! proxy would know, in the order of time; the deadline follows stable's p99.9 by the rule of
@@ -97,8 +97,8 @@ pub struct Sim<'w> {
     people: Vec<Person>,
     accounts: Vec<UserUnit>,
     judge: Judge,
-    fuse: Breaker,
-    blown: bool,
+    breaker: Breaker,
+    breaker_trip: bool,
     tallies: [ArmCounters; 2],
     recent: [SlidingWindow; 2],
     weight: Weight,
@@ -195,8 +195,8 @@ impl<'w> Sim<'w> {
             people,
             accounts,
             judge: Judge::new(limits, engine, names.into()),
-            fuse: Breaker::new(world.servers[0]),
-            blown: false,
+            breaker: Breaker::new(world.servers[0]),
+            breaker_trip: false,
             tallies: Arm::BOTH.map(|_| ArmCounters::new(1)),
             recent: Default::default(),
             weight: Weight::ZERO,
@@ -225,7 +225,7 @@ impl<'w> Sim<'w> {
                 self.plan = Some((plan, 0.0));
             }
             let judgement = self.step();
-            if self.blown {
+            if self.breaker_trip {
                 return Climbed::Out(Cause::Fuse.label(), self.second());
             }
             if let Verdict::Breach(cause) = judgement.verdict
@@ -261,7 +261,7 @@ impl<'w> Sim<'w> {
         while self.second() < self.world.lasts {
             let judgement = self.step();
             each(self.second(), &judgement);
-            if self.blown {
+            if self.breaker_trip {
                 let (reason, parts) = (String::new(), String::new());
                 return Some(Trip { cause: Cause::Fuse, at: self.second(), reason, parts });
             }
@@ -315,10 +315,10 @@ impl<'w> Sim<'w> {
         self.due[slot] = due;
         self.due[slot].clear();
         let mut events = std::mem::take(&mut self.events);
-        let patience = self.deadline.now() / 4;
+        let timeouts = self.deadline.now() / 4;
         for event in &mut events {
             if let EventKind::Left { unusual } = &mut event.what {
-                *unusual = event.after > patience;
+                *unusual = event.after > timeouts;
             }
         }
         self.judge.push_all(&events);
@@ -354,7 +354,7 @@ impl<'w> Sim<'w> {
                     counts.success.record(event.after);
                 }
                 match event.request.arm {
-                    Arm::New => self.fuse.connected(),
+                    Arm::New => self.breaker.connected(),
                     Arm::Stable => self.stable_alive = Some(event.request.at + event.after),
                 }
             }
@@ -555,7 +555,7 @@ impl<'w> Sim<'w> {
     }
 
     /// Serves it by a server of the arm, in its present state. If a server refuses the connection,
-    /// the next one is tried. `None`: all refused, or the connection was reset. The fuse counts
+    /// the next one is tried. `None`: all refused, or the connection was reset. The breaker counts
     /// refusals.
     fn serve(&mut self, second: f64, arm: Arm, number: &mut usize, ms: f64) -> Option<f64> {
         let servers = self.servers[arm.index()].len();
@@ -613,8 +613,8 @@ impl<'w> Sim<'w> {
             Trouble::Refuses => {
                 let now = Duration::from_secs_f64(second + LEARN);
                 if arm == Arm::New {
-                    let blown = self.fuse.refused(number, &[], now, self.stable_alive);
-                    self.blown |= blown.is_some();
+                    let breaker_trip = self.breaker.refused(number, &[], now, self.stable_alive);
+                    self.breaker_trip |= breaker_trip.is_some();
                 }
                 return Served::Refused;
             }

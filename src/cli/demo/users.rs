@@ -109,8 +109,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// `patience`: a slower response of `new` counts as harm, too.
-    pub fn start(proxy: SocketAddr, patience: Duration) -> io::Result<Users> {
+    /// `timeouts`: a slower response of `new` counts as harm, too.
+    pub fn start(proxy: SocketAddr, timeouts: Duration) -> io::Result<Users> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let seen = Arc::new(Mutex::new(DemoAnswers::default()));
         let (stop, stopped) = oneshot::channel();
@@ -118,7 +118,7 @@ impl Users {
         let body = move || {
             runtime.block_on(async move {
                 for _ in 0..CONNECTIONS {
-                    tokio::spawn(come_and_go(proxy, patience, noted.clone()));
+                    tokio::spawn(come_and_go(proxy, timeouts, noted.clone()));
                 }
                 let _ = stopped.await;
             });
@@ -157,7 +157,7 @@ fn lock(seen: &Mutex<DemoAnswers>) -> MutexGuard<'_, DemoAnswers> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<DemoAnswers>>) {
+async fn come_and_go(proxy: SocketAddr, timeouts: Duration, seen: Arc<Mutex<DemoAnswers>>) {
     let random = Random::default();
     let mut connection = DemoConnection::new(proxy);
     // Spreads the first requests over time.
@@ -167,12 +167,12 @@ async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<Demo
         let invoice = random.between((1, INVOICE_EACH)) == 1;
         let sent = Instant::now();
         let answer = connection.ask(user, if invoice { DemoCall::Invoice } else { DemoCall::Balance }).await;
-        note(&mut lock(&seen), user, sent, answer, patience);
+        note(&mut lock(&seen), user, sent, answer, timeouts);
         tokio::time::sleep(Duration::from_millis(random.between(PAUSE_MS))).await;
     }
 }
 
-fn note(seen: &mut DemoAnswers, user: u64, sent: Instant, answer: Option<DemoAnswer>, patience: Duration) {
+fn note(seen: &mut DemoAnswers, user: u64, sent: Instant, answer: Option<DemoAnswer>, timeouts: Duration) {
     let Some(answer) = answer else {
         seen.lost += 1;
         return;
@@ -187,7 +187,7 @@ fn note(seen: &mut DemoAnswers, user: u64, sent: Instant, answer: Option<DemoAns
             seen.new.add(user, &answer);
             seen.after_new += u64::from(after);
             let since = seen.onset.is_some_and(|at| sent + answer.took >= at);
-            if since && (answer.failed || answer.took > patience) {
+            if since && (answer.failed || answer.took > timeouts) {
                 seen.harm.requests += 1;
                 seen.harm.users.insert(user);
             }

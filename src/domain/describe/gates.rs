@@ -90,8 +90,8 @@ fn e_of_hold(dog: &WatchdogReport, needed: f64) -> String {
     format!("E {:.2} of {needed:.0}", dog.e_value)
 }
 
-pub fn sight(of: WaveDetectionLimit, blindness: DetectionLimit) -> String {
-    format!("{}; {:.0}% may be", blindness.told(of.latency_notice), 100.0 * of.margin)
+pub fn sight(of: WaveDetectionLimit, detection_limit: DetectionLimit) -> String {
+    format!("{}; {:.0}% may be", detection_limit.told(of.latency_notice), 100.0 * of.margin)
 }
 
 pub fn errors(of: &TrialReading, margins: &Margins) -> String {

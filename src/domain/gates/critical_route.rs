@@ -78,19 +78,19 @@ impl CriticalRoute {
         is_there.then_some(&*self.name)
     }
 
-    /// `yardstick`: of all requests. Its table decides whether latency is compared at all.
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
+    /// `reference`: of all requests. Its table decides whether latency is compared at all.
+    pub fn push(&mut self, event: &RequestEvent, reference: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.stratum != Some(self.stratum) {
             return;
         }
         if request.arm == Arm::Stable && matches!(what, EventKind::Answered | EventKind::Redirected) {
-            let us = 1e6 * after.as_secs_f64().max(yardstick.floor.as_secs_f64()) / yardstick.factor;
+            let us = 1e6 * after.as_secs_f64().max(reference.floor.as_secs_f64()) / reference.factor;
             self.usual[histogram::index(us.max(0.0).round() as u64)] += 1.0;
         }
         let Some(trial) = &mut self.trial else { return };
-        let table = yardstick.table.and(self.table.as_ref());
-        trial.push(event, &Reference { table, ..*yardstick });
+        let table = reference.table.and(self.table.as_ref());
+        trial.push(event, &Reference { table, ..*reference });
     }
 
     pub fn tick(&mut self, now: Duration, deadline: Duration) {
@@ -111,12 +111,12 @@ impl CriticalRoute {
         Some(RouteEvidence { name: self.name.clone(), reading })
     }
 
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.text(&self.name);
-        pen.f64s(&self.usual);
-        pen.u32(u32::from(self.trial.is_some()));
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.text(&self.name);
+        encoder.f64s(&self.usual);
+        encoder.u32(u32::from(self.trial.is_some()));
         if let Some(trial) = &self.trial {
-            trial.save(pen);
+            trial.save(encoder);
         }
     }
 
@@ -133,12 +133,12 @@ impl CriticalRouteCheckpoint {
         weight: Weight,
         tick: Duration,
         now: Duration,
-        eye: &mut Decoder<'_>,
+        decoder: &mut Decoder<'_>,
     ) -> Option<CriticalRouteCheckpoint> {
-        let (name, usual) = (eye.text()?, eye.f64s(histogram::BUCKETS)?);
-        let trial = match eye.u32()? {
+        let (name, usual) = (decoder.text()?, decoder.f64s(histogram::BUCKETS)?);
+        let trial = match decoder.u32()? {
             0 => None,
-            _ => Some(Trial::restore(margins, weight, tick, now, eye)?),
+            _ => Some(Trial::restore(margins, weight, tick, now, decoder)?),
         };
         Some(CriticalRouteCheckpoint { name, trial, usual })
     }
@@ -174,13 +174,13 @@ mod tests {
             let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
-            let yardstick = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            let reference = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             for event in [
                 RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO },
                 RequestEvent { request, what, after },
             ] {
-                all.push(&event, &yardstick);
-                refunds.push(&event, &yardstick);
+                all.push(&event, &reference);
+                refunds.push(&event, &reference);
             }
             all.tick(at, TICK);
             refunds.tick(at, TICK);
@@ -206,13 +206,14 @@ mod tests {
         assert!(refunds.table.is_some(), "5,000 answers of stable suffice");
         let (_, few) = shown(5_000, 0.0, 0.1);
         assert!(few.table.is_none());
-        let mut pen = Encoder::new();
-        refunds.save(&mut pen);
-        let bytes = pen.finish();
-        let mut eye = Decoder::open(&bytes).unwrap();
+        let mut encoder = Encoder::new();
+        refunds.save(&mut encoder);
+        let bytes = encoder.finish();
+        let mut decoder = Decoder::open(&bytes).unwrap();
         let weight = Weight::from_parts(200_000);
-        let kept = CriticalRouteCheckpoint::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
-        assert_eq!((eye.end(), &*kept.name), (Some(()), "refunds"));
+        let kept =
+            CriticalRouteCheckpoint::restore(MARGINS, weight, TICK, Duration::ZERO, &mut decoder).unwrap();
+        assert_eq!((decoder.end(), &*kept.name), (Some(()), "refunds"));
         let mut again = CriticalRoute::new("refunds".into(), 1);
         again.take(kept);
         assert_eq!(again.shown(), refunds.shown());

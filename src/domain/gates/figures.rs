@@ -111,8 +111,9 @@ fn of_proof(gate: &str, of: &WaveEvidence, r: &gate::TrialReading, list: &mut Li
         "sight" => {
             if let Some(sight) = of.watchdog.sight {
                 list.number("latency_notice", sight.latency_notice).number("margin", sight.margin);
-                if let Some(blindness) = sight.blindness {
-                    list.number("requests", blindness.requests as f64).number("below", blindness.below);
+                if let Some(detection_limit) = sight.detection_limit {
+                    list.number("requests", detection_limit.requests as f64)
+                        .number("below", detection_limit.below);
                 }
             }
         }

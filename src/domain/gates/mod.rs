@@ -10,7 +10,7 @@
 //! and state "no control".
 //!
 //! Invariants: an input without numbers never passes; a wave without a successor has the same gates
-//! but for the doors.
+//! but for the promotion by hand.
 
 pub mod critical_route;
 pub mod figures;
@@ -74,7 +74,8 @@ pub struct GateNeeds {
 /// All grounds of a verdict.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GateInput {
-    /// The evidence of the present wave. `None`: no wave yet, the first one waits at the door.
+    /// The evidence of the present wave. `None`: no wave yet, the first one waits for its
+    /// promotion.
     pub proof: Option<WaveEvidence>,
     /// `None`: no wave follows.
     pub door: Option<PromotionState>,
@@ -146,7 +147,7 @@ impl WatchdogReport {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct WaveDetectionLimit {
     /// `None`: no window of the wave is full yet.
-    pub blindness: Option<DetectionLimit>,
+    pub detection_limit: Option<DetectionLimit>,
     pub latency_notice: f64,
     /// The largest late change that may stay undetected.
     pub margin: f64,
@@ -317,7 +318,7 @@ fn watchdog(of: &WaveEvidence) -> Gate {
 /// The gate of `hold_when_blind`: a late slowdown by more than `margin_latency` would be detected.
 fn sight(controlled: bool, of: WaveDetectionLimit) -> Gate {
     let name = "sight";
-    match of.blindness {
+    match of.detection_limit {
         _ if !controlled => gate(name, GateVerdict::Pass, NO_CONTROL.into()),
         None => {
             gate(name, GateVerdict::Inconclusive, "not known before the wave's first 4096 requests".into())

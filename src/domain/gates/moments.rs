@@ -18,7 +18,7 @@ pub struct MomentsLearner {
 }
 
 impl MomentsLearner {
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
+    pub fn push(&mut self, event: &RequestEvent, reference: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.arm != Arm::Stable || request.unit.is_none() {
             return;
@@ -34,8 +34,8 @@ impl MomentsLearner {
         };
         let (moment, place) = (request.at + after, place(Arm::Stable, request.server));
         self.add(0, moment, place, failed);
-        if let Some(table) = yardstick.table.filter(|_| failed == 0.0) {
-            let us = yardstick.us(after, 1.0);
+        if let Some(table) = reference.table.filter(|_| failed == 0.0) {
+            let us = reference.us(after, 1.0);
             self.add(1, moment, place, us.ln());
             self.add(2, moment, place, f64::from(u8::from(table.above_p99(bucket(us)))));
         }

@@ -74,7 +74,7 @@ pub fn input(proof: Option<WaveEvidence>) -> GateInput {
 
 fn seen(below: f64) -> Option<WaveDetectionLimit> {
     Some(WaveDetectionLimit {
-        blindness: Some(DetectionLimit { below, requests: 8192 }),
+        detection_limit: Some(DetectionLimit { below, requests: 8192 }),
         latency_notice: 0.03,
         margin: 0.1,
     })
@@ -114,7 +114,7 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (
             |p| {
                 p.watchdog.sight =
-                    Some(WaveDetectionLimit { blindness: None, latency_notice: 0.03, margin: 0.1 })
+                    Some(WaveDetectionLimit { detection_limit: None, latency_notice: 0.03, margin: 0.1 })
             },
             &[("sight", Inconclusive)],
         ),
@@ -351,10 +351,10 @@ impl Crowd {
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
             let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
-            let yardstick = Reference { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            let reference = Reference { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial
-                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
-            trial.push(&RequestEvent { request, what, after }, &yardstick);
+                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &reference);
+            trial.push(&RequestEvent { request, what, after }, &reference);
             trial.tick(at, Duration::from_millis(250));
             if n % 1_000 == 0 && passes(&trial.reading()) {
                 return (trial, Some(n));
@@ -385,9 +385,9 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((crowd.share * 1e6) as u32));
     // Makes all intervals final.
     trial.tick(Duration::from_secs(100), Duration::ZERO);
-    let mut pen = Encoder::new();
-    trial.save(&mut pen);
-    let bytes = pen.finish();
+    let mut encoder = Encoder::new();
+    trial.save(&mut encoder);
+    let bytes = encoder.finish();
     let restored = |weight, bytes: &[u8]| {
         Trial::restore(MARGINS, weight, tick, Duration::from_secs(7), &mut Decoder::open(bytes)?)
     };
@@ -403,8 +403,8 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
         let request =
             RequestStart { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
         for what in [EventKind::Arrived, EventKind::Failed] {
-            let yardstick = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
-            trial.push(&RequestEvent { request, what, after: Duration::ZERO }, &yardstick);
+            let reference = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            trial.push(&RequestEvent { request, what, after: Duration::ZERO }, &reference);
         }
         trial.tick(Duration::from_secs(110), Duration::ZERO);
     }
@@ -438,8 +438,8 @@ fn a_late_answer_is_no_failure_of_a_wave_and_a_late_failure_is_one() {
                     trial.tick(Duration::from_secs(1) + at, Duration::from_millis(500));
                     let after = Duration::from_secs(1);
                     let floor = Duration::ZERO;
-                    let yardstick = Reference { table: None, factor: 1.0, floor, is_warming: false };
-                    trial.push(&RequestEvent { request, what: late, after }, &yardstick);
+                    let reference = Reference { table: None, factor: 1.0, floor, is_warming: false };
+                    trial.push(&RequestEvent { request, what: late, after }, &reference);
                 }
             }
         }

@@ -188,7 +188,7 @@ impl Trial {
         }
     }
 
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
+    pub fn push(&mut self, event: &RequestEvent, reference: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.at < self.began {
             return;
@@ -203,7 +203,7 @@ impl Trial {
             return;
         }
         if index >= self.intervals.len() {
-            let table = yardstick.table.cloned();
+            let table = reference.table.cloned();
             self.intervals.resize_with(index + 1, || TrialInterval {
                 table: table.clone(),
                 ..TrialInterval::default()
@@ -272,7 +272,7 @@ impl Trial {
             EventKind::Ended { .. } | EventKind::EndedAsClientError => {}
         }
         // A user whose usual latency is far from that of others is compared by failures alone.
-        if yardstick.factor >= FACTOR_MAX {
+        if reference.factor >= FACTOR_MAX {
             match what {
                 EventKind::Arrived => {
                     *interval.untimed.of(arm) += 1;
@@ -287,12 +287,12 @@ impl Trial {
             return;
         }
         if let Some(table) = &interval.table {
-            let us = yardstick.us(after, 1.0);
-            let faster = if arm == Arm::New { yardstick.us(after, 1.0 + self.margins.latency) } else { us };
+            let us = reference.us(after, 1.0);
+            let faster = if arm == Arm::New { reference.us(after, 1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
                 EventKind::Answered | EventKind::ClientError | EventKind::Redirected
-                    if yardstick.is_warming =>
+                    if reference.is_warming =>
                 {
                     *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
                 }

@@ -34,9 +34,9 @@ impl Judge {
 
     /// Takes events of requests, in the order of time.
     pub fn push_all(&mut self, events: &[RequestEvent]) {
-        self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
+        self.stable.hear(events, self.engine.reference().map(|table| table.slow_from()));
         self.onsets.set_slow_from(SlowFrom {
-            usual: self.engine.yardstick().map(|table| table.slow_from()),
+            usual: self.engine.reference().map(|table| table.slow_from()),
             max: Some(self.limits.latency_p99_max),
         });
         // The judge counts an event first: the engine drops the state of an exchange at its end.

@@ -138,13 +138,13 @@ impl FadingAverage {
         }
     }
 
-    fn save(&self, pen: &mut Encoder) {
-        pen.f64s(&[self.n, self.mean, self.variance]);
+    fn save(&self, encoder: &mut Encoder) {
+        encoder.f64s(&[self.n, self.mean, self.variance]);
     }
 
-    fn restore(eye: &mut Decoder<'_>) -> Option<FadingAverage> {
+    fn restore(decoder: &mut Decoder<'_>) -> Option<FadingAverage> {
         let mut of = [0.0; 3];
-        eye.logs(&mut of)?;
+        decoder.logs(&mut of)?;
         let [n, mean, variance] = of;
         let plausible = (0.0..=MEMORY).contains(&n) && mean.abs() <= 1e6 && (0.0..=1e6).contains(&variance);
         plausible.then_some(FadingAverage { n, mean, variance })
@@ -498,39 +498,39 @@ impl OwnPast {
     }
 
     /// Writes the state for a restart; it contains no users.
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64(self.share);
-        self.past.shares.iter().for_each(|average| average.save(pen));
-        self.past.median.save(pen);
-        self.past.p99.save(pen);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64(self.share);
+        self.past.shares.iter().for_each(|average| average.save(encoder));
+        self.past.median.save(encoder);
+        self.past.p99.save(encoder);
         match &self.past.anchor {
             Some((shares, median)) => {
-                pen.u32(1);
-                pen.f64s(shares);
-                pen.f64s(&[*median]);
+                encoder.u32(1);
+                encoder.f64s(shares);
+                encoder.f64s(&[*median]);
             }
-            None => pen.u32(0),
+            None => encoder.u32(0),
         }
         let measure = |alarm: &PastAlarm| PastMeasure::ALL.iter().position(|m| *m == alarm.measure);
-        pen.u32(self.alarm.as_ref().and_then(measure).map_or(0, |i| i as u32 + 1));
+        encoder.u32(self.alarm.as_ref().and_then(measure).map_or(0, |i| i as u32 + 1));
     }
 
     /// A standing alarm continues until it was calm long enough.
-    pub fn restore(eye: &mut Decoder<'_>, now: Duration) -> Option<OwnPast> {
-        let share = eye.f64().filter(|share| *share <= 1.0)?;
+    pub fn restore(decoder: &mut Decoder<'_>, now: Duration) -> Option<OwnPast> {
+        let share = decoder.f64().filter(|share| *share <= 1.0)?;
         let mut past = PastValues::default();
         for average in &mut past.shares {
-            *average = FadingAverage::restore(eye)?;
+            *average = FadingAverage::restore(decoder)?;
         }
-        past.median = FadingAverage::restore(eye)?;
-        past.p99 = FadingAverage::restore(eye)?;
-        if eye.u32()? == 1 {
+        past.median = FadingAverage::restore(decoder)?;
+        past.p99 = FadingAverage::restore(decoder)?;
+        if decoder.u32()? == 1 {
             let (mut shares, mut median) = ([0.0; SHARES], [0.0]);
-            eye.logs(&mut shares)?;
-            eye.logs(&mut median)?;
+            decoder.logs(&mut shares)?;
+            decoder.logs(&mut median)?;
             past.anchor = Some((shares, median[0]));
         }
-        let alarm = match eye.u32()? {
+        let alarm = match decoder.u32()? {
             0 => None,
             n => Some(PastAlarm { measure: *PastMeasure::ALL.get(n as usize - 1)?, seen: now }),
         };

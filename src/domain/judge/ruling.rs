@@ -1,4 +1,4 @@
-//! The decision of a look in codes and numbers. [`crate::domain::describe`] has its sentences.
+//! The decision of a look in codes and numbers. `domain::describe` has its sentences.
 //!
 //! Invariants: pure values, without a sentence.
 

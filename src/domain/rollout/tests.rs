@@ -241,10 +241,10 @@ impl Rollout {
         let hours = Some(OpenHoursState { text: "hours".into(), open: self.hours_open, next: None });
         let door = door_after(&plan, standing.present).map(|door| PromotionState { door, hours });
         let facts = Facts { proof, door, durable: self.durable, barred_by: None };
-        let outlook = self.climb.look(&standing, Some(facts), self.now);
-        (self.spent, self.held) = (outlook.spent, outlook.held);
+        let wave_status = self.climb.look(&standing, Some(facts), self.now);
+        (self.spent, self.held) = (wave_status.spent, wave_status.held);
         assert!(self.spent.is_plausible(), "{:?}", self.spent);
-        match outlook.act {
+        match wave_status.act {
             WaveAction::Open => assert!(matches!(
                 self.apply(RolloutInput::Open { waves: &plan, opener: Opener::Gates }),
                 RolloutStep::Opened(_)
@@ -254,14 +254,14 @@ impl Rollout {
             }
             WaveAction::Wait | WaveAction::TellHold => {}
         }
-        if outlook.act != WaveAction::Wait {
-            self.told.push(outlook.act);
+        if wave_status.act != WaveAction::Wait {
+            self.told.push(wave_status.act);
         }
         // The clock of another stage starts at its beginning.
-        if outlook.act == WaveAction::Open {
+        if wave_status.act == WaveAction::Open {
             self.climb = WaveController::new(self.stage, self.now);
         }
-        outlook.act
+        wave_status.act
     }
 
     /// Runs one line of a script.

@@ -10,7 +10,7 @@
 //! Handle and future also wake each other while that task polls them.
 //! Such a wake sets a flag, and the same poll follows it up.
 //!
-//! A request is sent in a turn of the [`outbox`], outside the task of its user.
+//! A request is sent in a turn of [`super::write_batching`], outside the task of its user.
 //! A separate flag (`told`) then distinguishes "the response is there" from a wake of the future.
 //!
 //! Invariants:
@@ -166,8 +166,8 @@ impl PolledConnection {
 }
 
 impl write_batching::Deferred for PolledConnection {
-    fn asks(&self) -> Option<RawFd> {
-        self.head.asks().filter(|_| self.open.get())
+    fn commands(&self) -> Option<RawFd> {
+        self.head.commands().filter(|_| self.open.get())
     }
 
     fn told(&self, spent: bool) {
@@ -280,14 +280,14 @@ impl<B: Body + 'static> InlineConnection<B> {
         self.connection.head.opens(look == StaleCheck::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
         // tokio's cooperative budget could make it pending and wake only a no-op waker.
-        Sending { driven: self, posted: false, sending: unconstrained(sending) }
+        Sending { inline: self, posted: false, sending: unconstrained(sending) }
     }
 }
 
 pin_project! {
     /// Waits for a response head. (An `async` block would store the request twice.)
     struct Sending<'a, B, F> {
-        driven: &'a mut InlineConnection<B>,
+        inline: &'a mut InlineConnection<B>,
         posted: bool,
         #[pin]
         sending: F,
@@ -299,17 +299,17 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        let connection = &this.driven.connection;
+        let connection = &this.inline.connection;
         let posted = !std::mem::replace(this.posted, true) && write_batching::post(connection.clone());
         let sent = if posted {
             // Sent in its turn; the result wakes this task.
             connection.relay.used_by(cx.waker());
             this.sending.as_mut().poll(&mut Context::from_waker(&connection.teller))
         } else {
-            this.driven.poll(cx, |cx| this.sending.as_mut().poll(cx))
+            this.inline.poll(cx, |cx| this.sending.as_mut().poll(cx))
         };
         if sent.is_ready() {
-            this.driven.connection.head.closes();
+            this.inline.connection.head.closes();
         }
         sent
     }
@@ -350,8 +350,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut server = listener.accept().unwrap().0;
-        let mut driven = InlineConnection::new(ours, ()).await.unwrap();
-        let (answer, mut server) = tokio::join!(driven.send(request(), StaleCheck::Lightly), async {
+        let mut inline = InlineConnection::new(ours, ()).await.unwrap();
+        let (answer, mut server) = tokio::join!(inline.send(request(), StaleCheck::Lightly), async {
             tokio::task::spawn_blocking(move || {
                 serve(&mut server);
                 server
@@ -360,26 +360,26 @@ mod tests {
             .unwrap()
         });
         drop(answer.map_err(TrySendError::into_error).expect("answered"));
-        driven.settled().await;
-        driven.rest();
+        inline.settled().await;
+        inline.rest();
         server.set_nonblocking(true).unwrap();
         assert_eq!(server.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-        (driven, server)
+        (inline, server)
     }
 
     #[test]
     fn a_request_comes_back_unsent_from_a_connection_that_was_closed_just_before() {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-        // Sent in a turn of the outbox, and without an outbox.
+        // Sent in a turn of the write batch, and without one.
         for outbox in [true, false] {
             let unsent = async {
                 let sender = outbox.then(|| spawn_local(write_batching::run()));
                 yield_now().await;
-                let (mut driven, server) = used().await;
+                let (mut inline, server) = used().await;
                 // From here on the runtime cannot see the close before the request is sent.
                 drop(server);
-                let Err(mut error) = driven.send(request(), StaleCheck::Closely).await else {
+                let Err(mut error) = inline.send(request(), StaleCheck::Closely).await else {
                     panic!("there is nobody to answer")
                 };
                 if let Some(sender) = sender {

@@ -7,8 +7,8 @@
 //! A server may close an idle connection at any time.
 //! The kernel sees the close at once, the runtime only at its next turn.
 //! A request written in between is lost, though it could have been handed back unsent.
-//! So the socket itself is polled: by the outbox for a few sockets in one call ([`spent`]), or else
-//! by the stream.
+//! So the socket itself is polled: by the write batch for a few sockets in one call ([`spent`]), or
+//! else by the stream.
 //!
 //! Invariants: until the head is complete, at most [`HEAD_BYTES_MAX`] are read; then the connection
 //! fails. No request is written to a reused connection whose end this machine has already received.
@@ -61,7 +61,7 @@ impl ResponseHeadLimit {
     }
 
     /// The socket, if it is to be checked. It is open as long as the stream is.
-    pub fn asks(&self) -> Option<RawFd> {
+    pub fn commands(&self) -> Option<RawFd> {
         (self.look.load(Relaxed) == ASK).then_some(self.socket)
     }
 
@@ -137,7 +137,7 @@ impl<S: AsyncRead + TcpBased + Unpin> AsyncRead for ServerStream<S> {
         // hyper reads before it takes a request, and hands the request back if the connection has
         // ended.
         if polled.is_pending() {
-            if let Some(socket) = self.head.asks() {
+            if let Some(socket) = self.head.commands() {
                 // If the call fails, the request itself will show it.
                 self.head.told(spent([Some(socket)]) == Some([true]));
             }

@@ -59,7 +59,7 @@ struct WriteBatch {
 /// A sender that is called in its turn.
 pub trait Deferred {
     /// The socket to check for a close by the peer before the turn, if any.
-    fn asks(&self) -> Option<RawFd>;
+    fn commands(&self) -> Option<RawFd>;
     fn told(&self, spent: bool);
     fn turn(&self);
 }
@@ -165,7 +165,7 @@ struct Buffer {
 enum FlushedBy {
     /// The owner, if there are any.
     Owner,
-    /// The outbox, in its turn.
+    /// The write batch, in its turn.
     Outbox,
     /// A task, since the socket was full; the waker is its own.
     Task(Option<Waker>),
@@ -285,7 +285,7 @@ impl Buffer {
 
 /// Runs the turns one after the other, after one check of all their sockets.
 fn take_turns(few: &[Option<Rc<dyn Deferred>>; ASKED]) {
-    let sockets = few.each_ref().map(|whose| whose.as_ref()?.asks());
+    let sockets = few.each_ref().map(|whose| whose.as_ref()?.commands());
     if sockets.iter().any(Option::is_some)
         && let Some(spent) = response_head_limit::spent(sockets)
     {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     impl Deferred for Looks {
-        fn asks(&self) -> Option<RawFd> {
+        fn commands(&self) -> Option<RawFd> {
             None
         }
 
@@ -518,7 +518,7 @@ mod tests {
     }
 
     impl Deferred for Asks {
-        fn asks(&self) -> Option<RawFd> {
+        fn commands(&self) -> Option<RawFd> {
             self.socket.as_ref().map(StdStream::as_raw_fd)
         }
 
@@ -544,15 +544,15 @@ mod tests {
                 let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
                 let socket = StdStream::connect(listener.local_addr().unwrap()).unwrap();
                 let other_end = listener.accept().unwrap().0;
-                let (closed, asks) = (n % 3 == 0, n % 4 != 0);
+                let (closed, commands) = (n % 3 == 0, n % 4 != 0);
                 if closed {
                     drop(other_end);
                 } else {
                     other_ends.push(other_end);
                 }
-                let socket = asks.then_some(socket);
+                let socket = commands.then_some(socket);
                 let whose = Rc::new(Asks { socket, told: Cell::new(None), told_in_time: Cell::new(None) });
-                all.push((whose, asks.then_some(closed)));
+                all.push((whose, commands.then_some(closed)));
             }
             all.iter().for_each(|(whose, _)| assert!(post(whose.clone())));
             yield_now().await;

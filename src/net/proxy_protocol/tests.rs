@@ -263,7 +263,7 @@ proptest! {
 }
 
 /// Sends each piece once the one before was peeked. Returns the result, and all that is left.
-fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<ProxyHeader, ProxyHeaderError>, Vec<u8>) {
+fn taken(pieces: &[&[u8]], timeouts: Duration) -> (Result<ProxyHeader, ProxyHeaderError>, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|p| p.to_vec()).collect();
     runtime.block_on(async move {
@@ -279,7 +279,7 @@ fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<ProxyHeader, ProxyHead
             client.shutdown().await.unwrap();
             client
         });
-        let header = take(&mut stream, patience).await;
+        let header = take(&mut stream, timeouts).await;
         let mut rest = Vec::new();
         if header.is_ok() {
             stream.read_to_end(&mut rest).await.unwrap();
@@ -292,27 +292,27 @@ fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<ProxyHeader, ProxyHead
 #[test]
 fn a_stream_gives_up_its_header_and_not_a_byte_more() {
     let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let patience = Duration::from_secs(10);
+    let timeouts = Duration::from_secs(10);
     let big = whole(0x21, 0x11, &[&IPV4[..], &[0; 3000]].concat());
     for header in [b"PROXY TCP4 203.0.113.7 192.0.2.1 1 2\r\n".to_vec(), whole(0x21, 0x11, &IPV4), big] {
         let client = Some("203.0.113.7".parse().unwrap());
         let expected = (Ok(ProxyHeader { length: header.len(), source: client }), request.to_vec());
-        assert_eq!(taken(&[&[&header[..], request].concat()], patience), expected);
-        assert_eq!(taken(&[&header, request], patience), expected);
+        assert_eq!(taken(&[&[&header[..], request].concat()], timeouts), expected);
+        assert_eq!(taken(&[&header, request], timeouts), expected);
         // Byte by byte, as far as that is quick.
         let (first, last) = header.split_at(header.len().min(60));
         let mut pieces: Vec<&[u8]> = first.chunks(1).collect();
         let end = [last, request].concat();
         pieces.push(&end);
-        assert_eq!(taken(&pieces, patience), expected);
+        assert_eq!(taken(&pieces, timeouts), expected);
     }
 }
 
 #[test]
 fn a_stream_that_ends_or_stalls_in_its_header_has_none() {
-    let patience = Duration::from_secs(10);
+    let timeouts = Duration::from_secs(10);
     for half in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", SIGNATURE, &whole(0x21, 0x11, &IPV4)[..20]] {
-        assert_eq!(taken(&[half], patience).0, Err(ProxyHeaderError::Cut), "{half:?}");
+        assert_eq!(taken(&[half], timeouts).0, Err(ProxyHeaderError::Cut), "{half:?}");
     }
     // It lasts a fifth of a second at least, and is never complete.
     let mut slow = vec![b"PROXY UNKNOWN ".as_slice()];

@@ -55,7 +55,7 @@ impl SharedState {
                         "the maintenance {change} stands already, until {until}; to end it earlier: {}",
                         Maintenance::end_command(name)
                     ),
-                    receipt: None,
+                    commit: None,
                 });
             }
         }

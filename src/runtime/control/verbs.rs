@@ -59,7 +59,7 @@ impl SharedState {
                 state: live.state,
                 ledger: pause.entry,
                 message: "it was paused before".into(),
-                receipt: None,
+                commit: None,
             });
         }
         if matches!(live.state, RolloutState::RolledBack | RolloutState::Frozen | RolloutState::Complete) {
@@ -131,7 +131,7 @@ impl SharedState {
                     "wave `{}` is open already, {} of users are in new; nothing changes",
                     wave.name, wave.until_complete.weight
                 ),
-                receipt: None,
+                commit: None,
             });
         }
         if index != live.present.map_or(0, |i| i + 1) {
@@ -152,8 +152,8 @@ impl SharedState {
             )));
         }
         let shown = shown.filter(|(stage, _)| *stage == live.stage).map(|(_, proof)| proof);
-        let outlook = self.outlook_now(&live, shown);
-        let against: Vec<(&str, String)> = against(&outlook)
+        let wave_status = self.outlook_now(&live, shown);
+        let against: Vec<(&str, String)> = against(&wave_status)
             .into_iter()
             .filter(|(gate, _)| !promotion.despite.iter().any(|d| d == gate))
             .collect();
@@ -173,7 +173,7 @@ impl SharedState {
         if what != RolloutStep::Opened(index) {
             return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
         }
-        let skipped = skipped(&outlook);
+        let skipped = skipped(&wave_status);
         let each = skipped.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
         let summary = match each.collect::<Vec<_>>() {
             gates if gates.is_empty() => "it skips no gate".to_owned(),
@@ -190,7 +190,7 @@ impl SharedState {
             "wave": wave_record(&live, index, wave),
             "skipped": skipped,
             "despite": promotion.despite,
-            "gates": gate_evidence::written(&outlook, GateDecision::Promote),
+            "gates": gate_evidence::written(&wave_status, GateDecision::Promote),
         });
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
     }
@@ -301,12 +301,12 @@ impl SharedState {
             None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
             Some(after) => resumed(after, what, &left),
         };
-        let receipt = self.publish(&mut writer, next, vec![entry], None);
+        let commit = self.publish(&mut writer, next, vec![entry], None);
         if writer.source.last_error.is_some() {
             // The obstacle to the current file may be gone.
             self.reload_wanted.notify_one();
         }
-        Ok(ChangeResult { state, ledger, message, receipt: Some(receipt) })
+        Ok(ChangeResult { state, ledger, message, commit: Some(commit) })
     }
 }
 
@@ -406,17 +406,17 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> ChangeRefused {
 }
 
 /// The gates that a promote must name to overrule: failing ones, and closed hours.
-fn against(outlook: &WaveStatus) -> Vec<(&str, String)> {
+fn against(wave_status: &WaveStatus) -> Vec<(&str, String)> {
     let named = |gate: &&Gate| {
         gate.verdict == GateVerdict::Fail
             || (gate.name == gates::OPEN_HOURS && gate.verdict != GateVerdict::Pass)
     };
-    outlook.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
+    wave_status.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
 }
 
 /// The gates that do not pass. The gate that waits for a person is not among them: a person acts.
-fn skipped(outlook: &WaveStatus) -> Vec<&Gate> {
-    outlook.gates.iter().filter(|g| g.verdict != GateVerdict::Pass && g.name != gates::OPEN).collect()
+fn skipped(wave_status: &WaveStatus) -> Vec<&Gate> {
+    wave_status.gates.iter().filter(|g| g.verdict != GateVerdict::Pass && g.name != gates::OPEN).collect()
 }
 
 /// The one hold that a resume ends.

@@ -25,7 +25,7 @@ const ACTOR: &str = "waves";
 impl SharedState {
     /// Applies and records a decision of the gates for this stage.
     /// `None`: the stage is over, or a hold prevents it.
-    pub fn advance(&self, name: &str, stage: u64, outlook: &WaveStatus) -> Option<CommitId> {
+    pub fn advance(&self, name: &str, stage: u64, wave_status: &WaveStatus) -> Option<CommitId> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;
         if live.stage != stage
@@ -36,7 +36,7 @@ impl SharedState {
             return None;
         }
         let waves = &live.release.waves;
-        let (memory, what) = match outlook.act {
+        let (memory, what) = match wave_status.act {
             WaveAction::Wait => return None,
             WaveAction::Open => rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Gates }),
             WaveAction::Finish => rollout::step(&memory, RolloutInput::Finish { waves }),
@@ -61,16 +61,16 @@ impl SharedState {
                 },
                 live.present,
             ),
-            _ if outlook.act == WaveAction::TellHold => {
-                let missing = outlook.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
+            _ if wave_status.act == WaveAction::TellHold => {
+                let missing = wave_status.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
                 (GateDecision::Hold, format!("held in `{present}`: {missing}"), live.present)
             }
             _ => return None,
         };
         let wave = index.and_then(|i| Some(wave_record(&live, i, waves.get(i)?)));
-        let evidence = json!({"wave": wave, "gates": gate_evidence::written(outlook, decision)});
+        let evidence = json!({"wave": wave, "gates": gate_evidence::written(wave_status, decision)});
         let origin = ChangeOrigin { actor: ACTOR.into(), reason: None };
-        self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).receipt
+        self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).commit
     }
 
     /// The state of each release.
@@ -125,8 +125,8 @@ impl SharedState {
         };
         let entry = writer.record(entry, &next);
         let (state, ledger) = (after.map_or(RolloutState::Pending, |r| r.state), entry.n);
-        let receipt = self.publish(writer, next, vec![entry], None);
-        ChangeResult { state, ledger, message, receipt: Some(receipt) }
+        let commit = self.publish(writer, next, vec![entry], None);
+        ChangeResult { state, ledger, message, commit: Some(commit) }
     }
 }
 
@@ -134,7 +134,7 @@ impl SharedState {
 pub(super) fn barred_by(writer: &SnapshotBuilder, release: &ReleaseSnapshot) -> Option<String> {
     let name = &release.release.name;
     let mut trips = writer.image.releases.iter().filter_map(|(n, m)| Some((n, m.trip.as_ref()?)));
-    let servers = release.new.spellings();
+    let servers = release.new.aliases();
     trips
         .find(|(n, trip)| *n != name && trip.servers.iter().any(|s| servers.contains(s)))
         .map(|(n, _)| n.clone())

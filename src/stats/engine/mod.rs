@@ -5,12 +5,12 @@
 //!
 //! E = ¼ FIRST + ¼ ONCE + ½ WINDOW. E ≥ 1/α is a trip.
 //!
-//! - [`first`]: a safe log-rank test over each user's first request. It judges latency while
-//!   requests hang.
-//! - [`once`]: a log-rank test over each user's first failure, first client error, first very slow
-//!   answer.
-//! - [`window`]: compares clusters of users with their own past. It also covers users who were seen
-//!   before, or failed before.
+//! - [`crate::stats::first_request`]: a safe log-rank test over each user's first request. It
+//!   judges latency while requests hang.
+//! - [`crate::stats::first_event`]: a log-rank test over each user's first failure, first client
+//!   error, first very slow answer.
+//! - [`crate::stats::cluster_window`]: compares clusters of users with their own past. It also
+//!   covers users who were seen before, or failed before.
 //!
 //! Each signal has its share of E ([`SHARES`]).
 //!
@@ -287,7 +287,7 @@ pub struct FailedRequest {
     pub server: Option<ServerIndex>,
     /// True: reported as failed. False: a request of stable without an answer at the deadline.
     pub reported: bool,
-    /// Its server was in a spell: see [`servers`].
+    /// Its server was in a spell: see [`crate::stats::servers`].
     pub excused: bool,
 }
 

@@ -457,9 +457,9 @@ fn a_restart_forgets_no_evidence() {
     world.raise(10.0);
     world.run(6_000, &bad);
     let saved = |engine: &Engine, now| {
-        let mut pen = codec::Encoder::new();
-        engine.save(now, &mut pen);
-        pen.finish()
+        let mut encoder = codec::Encoder::new();
+        engine.save(now, &mut encoder);
+        encoder.finish()
     };
     let bytes = saved(&world.engine, world.now);
     let restore = |bytes: &[u8], strata| {
@@ -491,9 +491,9 @@ proptest! {
     #[test]
     fn nonsense_in_a_file_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let world = World::new(3, 10, 5.0, 0);
-        let mut pen = codec::Encoder::new();
-        world.engine.save(Duration::ZERO, &mut pen);
-        let mut bytes = pen.finish();
+        let mut encoder = codec::Encoder::new();
+        world.engine.save(Duration::ZERO, &mut encoder);
+        let mut bytes = encoder.finish();
         let body = bytes.len() - 8;
         for (at, value) in changes {
             // The clusters' sums are most of the file, so change what stands before them.
@@ -502,8 +502,8 @@ proptest! {
         }
         let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..body]).to_le_bytes();
         bytes[body..].copy_from_slice(&sum);
-        if let Some(mut eye) = codec::Decoder::open(&bytes)
-            && let Some(mut engine) = Engine::restore(settings(0), &mut eye, Duration::ZERO)
+        if let Some(mut decoder) = codec::Decoder::open(&bytes)
+            && let Some(mut engine) = Engine::restore(settings(0), &mut decoder, Duration::ZERO)
         {
             engine.tick(Duration::from_secs(2), Duration::from_millis(250), |_| {});
             engine.weigh(Weight::from_parts(77_000), Duration::from_secs(3));
@@ -545,11 +545,11 @@ fn what_a_late_change_would_have_to_be_is_told_and_true() {
     let told = |users: usize, late: Option<f64>| {
         let mut world = World::new(4, users, 0.0, 0);
         world.run(20_000, &at(0.0));
-        assert_eq!(world.engine.blindness(), None, "nobody is in new");
+        assert_eq!(world.engine.detection_limit(), None, "nobody is in new");
         world.raise(20.0);
-        assert_eq!(world.engine.blindness(), None, "no window is full");
+        assert_eq!(world.engine.detection_limit(), None, "no window is full");
         world.run(60_000, &at(0.0));
-        let told = world.engine.blindness().unwrap();
+        let told = world.engine.detection_limit().unwrap();
         if let Some(times) = late {
             let notice = settings(0).latency_notice;
             let all = (1.0 + times * told.below) * (1.0 + notice) - 1.0;

@@ -7,35 +7,35 @@ use super::*;
 
 impl ServerClusters {
     /// What a restart must not forget: how long stable's spells are, and a warm-up that goes on.
-    pub fn save(&self, now: Duration, pen: &mut Encoder) {
+    pub fn save(&self, now: Duration, encoder: &mut Encoder) {
         for usual in &self.usual {
-            pen.u64(usual.spells.len() as u64);
+            encoder.u64(usual.spells.len() as u64);
             for (at, length) in &usual.spells {
-                pen.u64(now.saturating_sub(*at).as_millis() as u64);
-                pen.u64(length.as_millis() as u64);
+                encoder.u64(now.saturating_sub(*at).as_millis() as u64);
+                encoder.u64(length.as_millis() as u64);
             }
-            pen.f64s(&usual.wealth);
-            usual.began.iter().for_each(|n| pen.u64(*n));
+            encoder.f64s(&usual.wealth);
+            usual.began.iter().for_each(|n| encoder.u64(*n));
         }
-        pen.u64(self.all.len() as u64);
-        self.save_warm_up(now, pen);
+        encoder.u64(self.all.len() as u64);
+        self.save_warm_up(now, encoder);
     }
 
     /// Ages are counted back from `now`; what is older than this clock counts from its beginning.
-    pub fn restore(warm_up: Duration, now: Duration, eye: &mut Decoder<'_>) -> Option<ServerClusters> {
+    pub fn restore(warm_up: Duration, now: Duration, decoder: &mut Decoder<'_>) -> Option<ServerClusters> {
         let mut servers = ServerClusters::new(warm_up);
         for usual in &mut servers.usual {
-            for _ in 0..eye.length(16)?.min(REMEMBERED) {
-                let age = Duration::from_millis(eye.u64()?);
-                let length = Duration::from_millis(eye.u64()?.min(3_600_000));
+            for _ in 0..decoder.length(16)?.min(REMEMBERED) {
+                let age = Duration::from_millis(decoder.u64()?);
+                let length = Duration::from_millis(decoder.u64()?.min(3_600_000));
                 usual.spells.push_back((now.saturating_sub(age), length));
             }
-            usual.wealth = eye.f64s(TIMES.len())?.try_into().ok()?;
-            usual.began = [eye.u64()?, eye.u64()?];
+            usual.wealth = decoder.f64s(TIMES.len())?.try_into().ok()?;
+            usual.began = [decoder.u64()?, decoder.u64()?];
         }
-        let n = eye.length(16)?;
+        let n = decoder.length(16)?;
         (n <= 2 * 256).then_some(())?;
-        servers.restore_warm_up(n, now, eye)?;
+        servers.restore_warm_up(n, now, decoder)?;
         Some(servers)
     }
 

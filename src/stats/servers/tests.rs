@@ -187,9 +187,9 @@ fn a_restart_in_a_warm_up_goes_on_with_it() {
     servers.release_warms_up(1000 * SECOND);
     servers.server_warms_up(at(Arm::New, 1), 1010 * SECOND);
     let restart = |servers: &ServerClusters, now: Duration| {
-        let mut pen = Encoder::with(b"");
-        servers.save(now, &mut pen);
-        let bytes = pen.finish();
+        let mut encoder = Encoder::with(b"");
+        servers.save(now, &mut encoder);
+        let bytes = encoder.finish();
         ServerClusters::restore(60 * SECOND, SECOND, &mut Decoder::open_with(b"", &bytes).unwrap()).unwrap()
     };
     let servers = restart(&servers, 1030 * SECOND);

@@ -64,15 +64,15 @@ impl ServerClusters {
     }
 
     /// Warm-ups that go on: their time so far, and their answers. A restart is no new warm-up.
-    pub(super) fn save_warm_up(&self, now: Duration, pen: &mut Encoder) {
+    pub(super) fn save_warm_up(&self, now: Duration, encoder: &mut Encoder) {
         let mut one = |since: Option<Duration>, before: Duration, answers: u32| {
-            pen.u32(u32::from(since.is_some()));
-            pen.u64(since.map_or(0, |since| (now.saturating_sub(since) + before).as_millis() as u64));
-            pen.u32(answers);
+            encoder.u32(u32::from(since.is_some()));
+            encoder.u64(since.map_or(0, |since| (now.saturating_sub(since) + before).as_millis() as u64));
+            encoder.u32(answers);
         };
         one(self.release_since, self.release_before, self.release_answers);
         self.all.iter().for_each(|ServerHistory { warm, .. }| one(warm.since, warm.before, warm.answers));
-        pen.u64(self.warm_left.as_millis() as u64);
+        encoder.u64(self.warm_left.as_millis() as u64);
     }
 
     /// The counterpart of [`ServerClusters::save_warm_up`], for `servers` of both arms.
@@ -80,18 +80,22 @@ impl ServerClusters {
         &mut self,
         servers: usize,
         now: Duration,
-        eye: &mut Decoder<'_>,
+        decoder: &mut Decoder<'_>,
     ) -> Option<()> {
         let mut one = || -> Option<(Option<Duration>, Duration, u32)> {
-            let goes_on = eye.u32()? > 0;
-            Some((goes_on.then_some(now), Duration::from_millis(eye.u64()?.min(3_600_000)), eye.u32()?))
+            let goes_on = decoder.u32()? > 0;
+            Some((
+                goes_on.then_some(now),
+                Duration::from_millis(decoder.u64()?.min(3_600_000)),
+                decoder.u32()?,
+            ))
         };
         (self.release_since, self.release_before, self.release_answers) = one()?;
         self.all = vec![ServerHistory::default(); servers];
         for ServerHistory { warm, .. } in &mut self.all {
             (warm.since, warm.before, warm.answers) = one()?;
         }
-        self.warm_left = Duration::from_millis(eye.u64()?).min(WARM_WAVE);
+        self.warm_left = Duration::from_millis(decoder.u64()?).min(WARM_WAVE);
         Some(())
     }
 

@@ -99,7 +99,7 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Reco
         Err(fault) => return RecomputedVerdict::Other(Contradiction::Malformed(fault.into())),
     };
     let found = match &grounds {
-        EvidenceRecord::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
+        EvidenceRecord::Fuse(breaker) => breaker.breaker_trip().follows().then_some(Cause::Fuse),
         EvidenceRecord::Resource(of) => {
             resource::ResourceInputs::from(of.clone()).trips().then_some(Cause::Resource)
         }
@@ -372,7 +372,7 @@ impl From<verdict_inputs::VerdictInputs> for WatchdogRecord {
 }
 
 impl BreakerRecord {
-    fn blown(&self) -> BreakerTrip {
+    fn breaker_trip(&self) -> BreakerTrip {
         let BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms } = self.clone();
         BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms }
     }
@@ -432,12 +432,16 @@ fn written(grounds: &EvidenceRecord) -> Value {
 }
 
 /// The counts behind an open breaker: connections to `new` alone.
-fn breaker_counts(blown: &BreakerTrip, servers: &[Server], since: Duration) -> Value {
+fn breaker_counts(breaker_trip: &BreakerTrip, servers: &[Server], since: Duration) -> Value {
     let one = match servers {
         [one] => Some(one.authority()),
         _ => None,
     };
-    let refused = ArmCountsSince { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
+    let refused = ArmCountsSince {
+        requests: breaker_trip.in_a_row.into(),
+        bad: breaker_trip.in_a_row.into(),
+        waiting: 0,
+    };
     json!({
         "signal": "fuse",
         "route": null,
@@ -455,11 +459,11 @@ pub fn arm_counts(of: &ArmCountsSince) -> Value {
     json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
 }
 
-/// Evidence of a blown fuse; `new`: the servers of `new`.
-pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
-    let decided_by = breaker_counts(&blown, new, since);
+/// Evidence of an open breaker; `new`: the servers of `new`.
+pub fn breaker_evidence(breaker_trip: BreakerTrip, new: &[Server], since: Duration) -> Value {
+    let decided_by = breaker_counts(&breaker_trip, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
-    let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
+    let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = breaker_trip;
     let grounds = EvidenceRecord::Fuse(BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
@@ -471,7 +475,7 @@ pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
 }
 
 /// Evidence of too many failed users.
-pub fn of_harm(harm: verdict_inputs::FailedUserLimit, requests: u64) -> Value {
+pub fn failed_users_evidence(harm: verdict_inputs::FailedUserLimit, requests: u64) -> Value {
     let verdict_inputs::FailedUserLimit { users, users_max } = harm;
     let grounds = written(&EvidenceRecord::Harm(HarmRecord { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
@@ -503,8 +507,8 @@ pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> V
         "alpha": of.alpha,
         "e_value": of.e_value,
         "e_value_notice": of.e_notice,
-        "blind_below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
-        "blind_requests": of.blindness.map(|b| b.requests),
+        "blind_below": of.detection_limit.map(|b| b.below).filter(|below| below.is_finite()),
+        "blind_requests": of.detection_limit.map(|b| b.requests),
         "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
         "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
@@ -654,7 +658,7 @@ mod tests {
 
     #[test]
     fn a_fuse_and_too_much_harm_are_found_again() {
-        let blown = BreakerTrip {
+        let breaker_trip = BreakerTrip {
             in_a_row: 5,
             servers: vec![(5, false), (0, true)],
             dead_ms: 9,
@@ -662,18 +666,18 @@ mod tests {
             now_ms: 10,
         };
         assert_eq!(
-            again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[], Duration::ZERO)),
+            again(Some("fuse"), Some(METHOD), &breaker_evidence(breaker_trip.clone(), &[], Duration::ZERO)),
             RecomputedVerdict::Same
         );
         assert!(matches!(
             again(
                 Some("fuse"),
                 Some(METHOD),
-                &of_fuse(BreakerTrip { stable_ms: 8, ..blown }, &[], Duration::ZERO)
+                &breaker_evidence(BreakerTrip { stable_ms: 8, ..breaker_trip }, &[], Duration::ZERO)
             ),
             RecomputedVerdict::Other(_)
         ));
-        let harm = |users| of_harm(verdict_inputs::FailedUserLimit { users, users_max: 3 }, 9);
+        let harm = |users| failed_users_evidence(verdict_inputs::FailedUserLimit { users, users_max: 3 }, 9);
         assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), RecomputedVerdict::Same);
         assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), RecomputedVerdict::Other(_)));
     }

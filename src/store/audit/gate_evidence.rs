@@ -58,11 +58,11 @@ impl GateDecision {
     }
 }
 
-pub fn written(outlook: &WaveStatus, decision: GateDecision) -> Value {
+pub fn written(wave_status: &WaveStatus, decision: GateDecision) -> Value {
     json!({
         "decision": decision.label(),
-        "input": outlook.input.as_ref().map(input),
-        "verdicts": outlook.gates.iter().map(|gate| verdict(gate, outlook.input.as_ref())).collect::<Vec<_>>(),
+        "input": wave_status.input.as_ref().map(input),
+        "verdicts": wave_status.gates.iter().map(|gate| verdict(gate, wave_status.input.as_ref())).collect::<Vec<_>>(),
     })
 }
 
@@ -297,8 +297,8 @@ fn sight(of: WaveDetectionLimit) -> Value {
     json!({
         "latency_notice": of.latency_notice,
         "margin": of.margin,
-        "requests": of.blindness.map(|b| b.requests),
-        "below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
+        "requests": of.detection_limit.map(|b| b.requests),
+        "below": of.detection_limit.map(|b| b.below).filter(|below| below.is_finite()),
     })
 }
 
@@ -307,12 +307,12 @@ fn read_sight(of: &Value) -> Result<WaveDetectionLimit, MalformedEvidence> {
         Value::Null => f64::INFINITY,
         _ => number(of, "below")?,
     };
-    let blindness = match &of["requests"] {
+    let detection_limit = match &of["requests"] {
         Value::Null => None,
         _ => Some(DetectionLimit { below, requests: whole(of, "requests")? }),
     };
     Ok(WaveDetectionLimit {
-        blindness,
+        detection_limit,
         latency_notice: number(of, "latency_notice")?,
         margin: number(of, "margin")?,
     })
@@ -442,7 +442,7 @@ mod tests {
     use crate::domain::wave::tests::waves;
     use proptest::prelude::*;
 
-    fn outlook(input: GateInput) -> WaveStatus {
+    fn wave_status(input: GateInput) -> WaveStatus {
         let plan = waves("20%:10m 100%:10m");
         let standing = WavePosition {
             stage: 1,
@@ -458,18 +458,18 @@ mod tests {
     }
 
     /// The entry as the ledger stores it, after serialization to text.
-    fn entry(outlook: &WaveStatus, decision: GateDecision) -> Value {
-        let text = json!({"gates": written(outlook, decision)}).to_string();
+    fn entry(wave_status: &WaveStatus, decision: GateDecision) -> Value {
+        let text = json!({"gates": written(wave_status, decision)}).to_string();
         serde_json::from_str(&text).unwrap()
     }
 
     #[test]
     fn a_verdict_is_found_again_from_what_the_ledger_keeps() {
-        let passed = outlook(facts(Some(good())));
+        let passed = wave_status(facts(Some(good())));
         assert_eq!(passed.act, WaveAction::Open);
         let found = recompute(&entry(&passed, GateDecision::Open)).unwrap();
         assert_eq!((found.decision, found.gates), (GateDecision::Open, passed.gates.clone()));
-        let held = outlook(facts(Some(silent())));
+        let held = wave_status(facts(Some(silent())));
         assert_eq!(recompute(&entry(&held, GateDecision::Hold)).unwrap().gates, held.gates);
         assert!(recompute(&entry(&held, GateDecision::Promote)).is_ok(), "a person may");
         assert!(
@@ -479,7 +479,7 @@ mod tests {
         let hours =
             OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
         let door = Some(PromotionState { door: Promotion::ByHand, hours: Some(hours) });
-        let first = outlook(GateInput { door, proof: None, durable: false, barred_by: Some("b".into()) });
+        let first = wave_status(GateInput { door, proof: None, durable: false, barred_by: Some("b".into()) });
         assert!(recompute(&entry(&first, GateDecision::Hold)).is_ok());
     }
 
@@ -487,9 +487,10 @@ mod tests {
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = WaveEvidence { resources, ..good() };
-        let blindness = Some(DetectionLimit { below: 0.01, requests: 8192 });
-        proof.watchdog.sight = Some(WaveDetectionLimit { blindness, latency_notice: 0.03, margin: 0.1 });
-        let entry = entry(&outlook(facts(Some(proof))), GateDecision::Open);
+        let detection_limit = Some(DetectionLimit { below: 0.01, requests: 8192 });
+        proof.watchdog.sight =
+            Some(WaveDetectionLimit { detection_limit, latency_notice: 0.03, margin: 0.1 });
+        let entry = entry(&wave_status(facts(Some(proof))), GateDecision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
             ("/gates/input/proof/failed/new", json!(21)),
@@ -532,14 +533,14 @@ mod tests {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = WaveEvidence { resources, ..good() };
         proof.watchdog.sight = Some(WaveDetectionLimit {
-            blindness: Some(DetectionLimit { below: 0.01, requests: 8192 }),
+            detection_limit: Some(DetectionLimit { below: 0.01, requests: 8192 }),
             latency_notice: 0.03,
             margin: 0.1,
         });
         proof.critical = vec![RouteEvidence { name: "refunds".into(), reading: good().reading }];
         let hours = OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
         let door = Some(PromotionState { door: Promotion::Auto, hours: Some(hours) });
-        let whole = entry(&outlook(GateInput { door, ..facts(Some(proof)) }), GateDecision::Open);
+        let whole = entry(&wave_status(GateInput { door, ..facts(Some(proof)) }), GateDecision::Open);
         let mut paths = vec![];
         leaves(&whole, "", &mut paths);
         assert!(paths.len() > 100, "{}", paths.len());
@@ -569,9 +570,9 @@ mod tests {
             let r = &mut proof.reading;
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
             (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
-            let outlook = outlook(facts(Some(proof)));
-            let decision = if gates::passes(&outlook.gates) { GateDecision::Open } else { GateDecision::Hold };
-            prop_assert_eq!(recompute(&entry(&outlook, decision)).map(|r| r.gates), Ok(outlook.gates.clone()));
+            let wave_status = wave_status(facts(Some(proof)));
+            let decision = if gates::passes(&wave_status.gates) { GateDecision::Open } else { GateDecision::Hold };
+            prop_assert_eq!(recompute(&entry(&wave_status, decision)).map(|r| r.gates), Ok(wave_status.gates.clone()));
         }
     }
 }

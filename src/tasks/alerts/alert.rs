@@ -202,8 +202,8 @@ impl StandingAlerts {
             }
         }
         self.0.retain(|(kind, _), (alert, last)| {
-            let patience = if kind.flickers() { OVER } else { Duration::ZERO };
-            let stands = now == *last || now.saturating_sub(*last) < patience;
+            let timeouts = if kind.flickers() { OVER } else { Duration::ZERO };
+            let stands = now == *last || now.saturating_sub(*last) < timeouts;
             if !stands {
                 changed.push(AlertChange { alert: alert.clone(), over_ms: Some(at_ms) });
             }
@@ -224,7 +224,7 @@ pub async fn run(live: Arc<SharedState>) {
     let mut receivers: Vec<ReceiverState> = vec![];
     let mut reload_failed: Option<i64> = None;
     // A rollback that a script has lifted before the next look is sent nevertheless.
-    let mut decided = live.desk.told.subscribe();
+    let mut decided = live.commits.told.subscribe();
     loop {
         let plan = live.snapshot().plan.clone();
         receivers.retain(|told| plan.alerts.contains(told.mailbox.receiver()));
@@ -250,8 +250,8 @@ pub async fn run(live: Arc<SharedState>) {
             }
         }
         for ReceiverState { mailbox, standing } in &mut receivers {
-            let patience = mailbox.receiver().stuck_after;
-            let due = |alert: &&StandingAlert| alert.held.is_none_or(|held| held >= patience);
+            let timeouts = mailbox.receiver().stuck_after;
+            let due = |alert: &&StandingAlert| alert.held.is_none_or(|held| held >= timeouts);
             let due = seen.iter().filter(due).cloned().collect();
             for notice in standing.follow(due, clock::now(), clock::at_ms()) {
                 let (alert, over) = (&notice.alert, notice.over_ms.is_some());
@@ -328,7 +328,7 @@ fn look(live: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
         let summary = "rollbacks are in memory only, or earlier ones may be forgotten";
         seen.push(of_all(AlertKind::StateNotDurable, at_ms, summary, why));
     }
-    for release in &live.desk.announced().releases {
+    for release in &live.commits.announced().releases {
         seen.extend(of_release(live, release, at_ms));
     }
     seen
@@ -373,12 +373,12 @@ fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<
         );
         seen.push(of(AlertKind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
-    let (judgement, outlook, suspicion) = match live.views().get(name) {
-        Some(view) => (view.judgement.clone(), view.outlook.clone(), view.suspicion),
+    let (judgement, wave_status, suspicion) = match live.views().get(name) {
+        Some(view) => (view.judgement.clone(), view.wave_status.clone(), view.suspicion),
         None => (None, None, None),
     };
     if let Some(held) =
-        outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, outlook)| outlook.held)
+        wave_status.filter(|(stage, _)| *stage == release.stage).and_then(|(_, wave_status)| wave_status.held)
         && release.hold.is_none()
     {
         let waits = held.lasting;

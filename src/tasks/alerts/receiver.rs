@@ -46,7 +46,7 @@ pub struct AlertQueue {
 #[derive(Default)]
 struct QueueState {
     waiting: Mutex<VecDeque<AlertChange>>,
-    bell: Notify,
+    notify: Notify,
     /// Dropped at the old end, and not counted yet.
     dropped: AtomicU64,
 }
@@ -91,7 +91,7 @@ impl QueueState {
         waiting.drain(..excess);
         drop(waiting);
         self.dropped.fetch_add(excess as u64, Relaxed);
-        self.bell.notify_one();
+        self.notify.notify_one();
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<AlertChange>> {
@@ -121,7 +121,7 @@ impl AlertSender {
                 count.waiting = left;
             });
             let Some(notice) = next else {
-                self.shared.bell.notified().await;
+                self.shared.notify.notified().await;
                 continue;
             };
             let post = match &self.receiver.kind {
@@ -166,7 +166,7 @@ impl AlertSender {
                 states.insert(key, notice);
             }
             if states.is_empty() {
-                self.shared.bell.notified().await;
+                self.shared.notify.notified().await;
                 continue;
             }
             let post = alertmanager(states.values(), (4 * repeat).max(HOLDS_MIN), clock::at_ms());
@@ -189,7 +189,7 @@ impl AlertSender {
                     continue;
                 }
             };
-            let _ = tokio::time::timeout(pause, self.shared.bell.notified()).await;
+            let _ = tokio::time::timeout(pause, self.shared.notify.notified()).await;
         }
     }
 

@@ -28,7 +28,7 @@ const KEEP_BYTES_A_SECOND: u64 = 1 << 20;
 pub struct EvidenceFiles {
     /// The state directory.
     pub directory: PathBuf,
-    pub shelf: Arc<CheckpointQueue>,
+    pub checkpoint_queue: Arc<CheckpointQueue>,
 }
 
 impl WatchedRelease {
@@ -37,21 +37,21 @@ impl WatchedRelease {
     /// since.
     pub(super) fn restored(release: &ReleaseSnapshot, bytes: &[u8], now: Duration) -> Option<Self> {
         let mut dog = WatchedRelease::new(release, Baseline::default(), now);
-        let mut eye = Decoder::open(bytes)?;
-        let mut same = eye.text()? == release.release.name;
-        same &= eye.text()? == release.release.salt_text;
-        same &= eye.u64()? == release.release.attempt;
-        same &= eye.u64()? == release.strata.len() as u64;
+        let mut decoder = Decoder::open(bytes)?;
+        let mut same = decoder.text()? == release.release.name;
+        same &= decoder.text()? == release.release.salt_text;
+        same &= decoder.u64()? == release.release.attempt;
+        same &= decoder.u64()? == release.strata.len() as u64;
         for name in release.strata.iter() {
-            same &= eye.text()? == **name;
+            same &= decoder.text()? == **name;
         }
         same.then_some(())?;
-        let was = eye.f64s(3)?;
+        let was = decoder.f64s(3)?;
         let settings = settings(release);
         let [latency_tolerance, latency_notice, floor]: [f64; 3] = was.try_into().ok()?;
         let latency_floor = Duration::try_from_secs_f64(floor).ok()?;
         let before = VerdictLimits { latency_tolerance, latency_notice, latency_floor, ..limits(release) };
-        let mut judge = Judge::restore(before, settings, release.strata.clone(), &mut eye, now)?;
+        let mut judge = Judge::restore(before, settings, release.strata.clone(), &mut decoder, now)?;
         if judge.engine().e_value() >= 1.0 / settings.alpha {
             return None;
         }
@@ -67,17 +67,17 @@ impl WatchedRelease {
         if now < self.keep_by {
             return;
         }
-        let mut pen = Encoder::new();
-        pen.text(&release.release.name);
-        pen.text(&release.release.salt_text);
-        pen.u64(release.release.attempt);
-        pen.u64(self.strata.len() as u64);
-        self.strata.iter().for_each(|name| pen.text(name));
-        pen.f64s(&levels(&limits(release)));
-        self.judge.save(now, &mut pen);
-        let bytes = pen.finish();
+        let mut encoder = Encoder::new();
+        encoder.text(&release.release.name);
+        encoder.text(&release.release.salt_text);
+        encoder.u64(release.release.attempt);
+        encoder.u64(self.strata.len() as u64);
+        self.strata.iter().for_each(|name| encoder.text(name));
+        encoder.f64s(&levels(&limits(release)));
+        self.judge.save(now, &mut encoder);
+        let bytes = encoder.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in_sealed(checkpoints::evidence_file(&release.release.name), bytes);
+        archive.checkpoint_queue.enqueue_sealed(checkpoints::evidence_file(&release.release.name), bytes);
     }
 
     /// Queues the data that a restart needs to continue the current wave.
@@ -97,7 +97,7 @@ impl WatchedRelease {
         let spent = live.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
         let e_value = self.judge.engine().e_value();
         let bytes = self.stage.render(release, &spent, e_value);
-        archive.shelf.hand_in(checkpoints::wave_file(name), bytes);
+        archive.checkpoint_queue.enqueue(checkpoints::wave_file(name), bytes);
     }
 
     /// Queues the past figures of `new`: small, and without users.
@@ -107,7 +107,7 @@ impl WatchedRelease {
         }
         self.keep_past_by = now + KEEP_EVERY;
         let bytes = past_figures::render(release, self.judge.own_past());
-        archive.shelf.hand_in(checkpoints::past_file(&release.release.name), bytes);
+        archive.checkpoint_queue.enqueue(checkpoints::past_file(&release.release.name), bytes);
     }
 
     /// The same for the list of failed users, if it has grown.
@@ -119,7 +119,7 @@ impl WatchedRelease {
         for (attempt, bytes) in release.tally.failed.to_write(name) {
             self.keep_failed_by =
                 now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-            archive.shelf.hand_in(failed_users::file(name, attempt), bytes);
+            archive.checkpoint_queue.enqueue(failed_users::file(name, attempt), bytes);
         }
     }
 }

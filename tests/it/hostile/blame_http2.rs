@@ -33,7 +33,7 @@ fn reset(id: u32, error: u64) -> Vec<u8> {
 
 fn connect(fault: &Fault<'_>, settings: &[(u16, u32)]) -> Http2 {
     let http2 = Http2::connect(fault.address, settings);
-    http2.patience(Duration::from_secs(5));
+    http2.timeouts(Duration::from_secs(5));
     http2
 }
 
@@ -53,7 +53,7 @@ fn alone(fault: &Fault<'_>, bytes: &[u8]) {
 }
 
 fn settle(http2: &mut Http2) {
-    http2.patience(Duration::from_millis(100));
+    http2.timeouts(Duration::from_millis(100));
     while let Ok(Some(_)) = http2.next() {}
 }
 

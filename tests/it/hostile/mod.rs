@@ -7,7 +7,7 @@ mod blame_http2;
 mod blame_tls;
 mod exhaustion;
 mod memory;
-mod patience;
+mod timeouts;
 
 use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, RELEASE, World, eventually, figure, seconds, times, turn,

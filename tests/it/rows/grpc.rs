@@ -116,7 +116,7 @@ fn row_32_a_cancel_of_a_grpc_call_is_passed_on_at_once_and_that_of_another_write
     client.headers(9, &other, END_STREAM);
     let called = server.next_of(&[HEADERS]).stream;
     client.send(&frame(RST_STREAM, 0, 9, &CANCEL)).unwrap();
-    server.patience(Duration::from_millis(10));
+    server.timeouts(Duration::from_millis(10));
     never(
         Duration::from_millis(500),
         "it is cancelled",
@@ -141,13 +141,13 @@ fn a_grpc_call_may_be_silent_and_unread_for_longer_than_the_idle_timeouts() {
     server.headers(called, &[(":status", "200"), ("content-type", "application/grpc")], 0);
     server.send(&[frame(DATA, 0, called, b"A"), frame(DATA, 0, called, b"B")].concat()).unwrap();
     assert_eq!(client.next_of(&[DATA]).payload, b"A");
-    server.patience(Duration::from_millis(10));
+    server.timeouts(Duration::from_millis(10));
     never(
         Duration::from_millis(1500),
         "the call is ended",
         || matches!(server.next(), Ok(Some(f)) if f.kind == RST_STREAM),
     );
-    server.patience(seconds(10));
+    server.timeouts(seconds(10));
     client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9])).unwrap();
     assert_eq!(client.next_of(&[DATA]).payload, b"B");
     client.send(&frame(DATA, END_STREAM, 1, b"b")).unwrap();
@@ -183,7 +183,7 @@ fn row_49_a_quiet_connection_to_a_server_gets_no_ping_by_default() {
         return;
     }
     let (_world, _proxy, _client, mut server) = one_open_stream("");
-    server.patience(Duration::from_millis(10));
+    server.timeouts(Duration::from_millis(10));
     // Before the key existed, the interval was 10 s.
     never(seconds(12), "a PING", || matches!(server.next(), Ok(Some(f)) if f.kind == PING));
 }

@@ -218,7 +218,7 @@ fn attack(name: &str, growth_kib_max: u64, attack: impl Fn(&mut Http2) + Sync) {
                 scope.spawn(|| {
                     let mut http2 = Http2::connect(scene.proxy.http, &[]);
                     attack(&mut http2);
-                    http2.patience(seconds(15));
+                    http2.timeouts(seconds(15));
                     assert!(is_ended(&mut http2), "{name}: no GOAWAY and no end");
                 })
             })
@@ -352,7 +352,7 @@ fn row_22_empty_data_ends_in_goaway() {
 #[test]
 fn row_22_pings_do_not_keep_an_idle_connection_for_ever() {
     attack("pings", 30_000, |http2| {
-        http2.patience(Duration::from_millis(50));
+        http2.timeouts(Duration::from_millis(50));
         for _ in 0..400 {
             if http2.send(&frame(PING, 0, 0, &[0; 8])).is_err() || http2.next().is_err() {
                 return;
@@ -388,7 +388,7 @@ fn row_22_windows_that_stay_shut_hold_no_response_and_no_upstream() {
         ));
         assert!(peak - before < 200_000, "from {before} to {peak} KiB");
         for http2 in &mut all {
-            http2.patience(seconds(20));
+            http2.timeouts(seconds(20));
             assert!(is_ended(http2), "a connection without a stream that lives is ended");
         }
     }

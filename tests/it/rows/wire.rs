@@ -151,7 +151,7 @@ impl Http2 {
         let _ = self.send(&frame(HEADERS, END_HEADERS | flags, stream, &block(fields)));
     }
 
-    pub fn patience(&self, time: Duration) {
+    pub fn timeouts(&self, time: Duration) {
         self.stream.set_read_timeout(Some(time)).unwrap();
     }
 

@@ -122,7 +122,7 @@ fn row_18_a_101_that_does_not_match_the_handshake_is_502_and_the_connection_is_d
         AGREES.replace("Connection: Upgrade", "Connection: close"),
     ];
     for (n, answer) in (1..).zip(&answers) {
-        let mut client = scene.asks(true);
+        let mut client = scene.commands(true);
         let mut server = scene.new.next();
         server.send(answer);
         assert_eq!(client.told().status, 502, "{answer}");
@@ -210,7 +210,7 @@ fn an_upstream_that_is_spoken_to_in_http2_has_no_websockets_and_says_so() {
         config.new = vec![origin.address];
         config.upstream_new = Some("http2 = true".into());
     });
-    let mut client = scene.asks(true);
+    let mut client = scene.commands(true);
     let told = client.told();
     assert_eq!(told.status, 501);
     assert!(told.body.contains("HTTP/2"), "{told:?}");

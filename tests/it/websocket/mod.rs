@@ -153,7 +153,7 @@ impl Scene {
         Wire::connect(self.proxy.http)
     }
 
-    fn asks(&self, of_new: bool) -> Wire {
+    fn commands(&self, of_new: bool) -> Wire {
         let mut wire = self.connect();
         wire.send(handshake(&user(of_new), ""));
         wire
@@ -161,7 +161,7 @@ impl Scene {
 
     /// An open tunnel, with both its ends.
     fn opens(&self, of_new: bool) -> (Wire, Side) {
-        let mut client = self.asks(of_new);
+        let mut client = self.commands(of_new);
         let mut server = if of_new { &self.new } else { &self.stable }.next();
         server.send(AGREES);
         assert_eq!(client.told().status, 101);

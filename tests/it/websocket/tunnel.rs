@@ -27,7 +27,7 @@ fn row_17_a_trip_closes_the_tunnels_of_new_after_the_grace_and_no_others() {
     figure(&format!("websockets: a tunnel of new closed {took:?} after the trip, with a grace of 1 s"));
     assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&took), "{took:?}");
     // Its client comes back, and is routed to stable.
-    let mut again = scene.asks(true);
+    let mut again = scene.commands(true);
     let mut stable = scene.stable.next();
     stable.send(AGREES);
     assert_eq!(again.told().status, 101);
@@ -58,7 +58,7 @@ fn row_27_a_tunnel_that_stable_took_over_is_stables_and_survives_the_trip() {
         config.new = vec![gone];
         config.limits = "websocket_grace = \"0s\"".into();
     });
-    let mut client = scene.asks(true);
+    let mut client = scene.commands(true);
     let mut server = scene.stable.next();
     server.send(AGREES);
     assert_eq!(client.told().status, 101);
@@ -90,7 +90,7 @@ fn row_42_a_drain_gives_tunnels_its_time_and_then_closes_them() {
 #[test]
 fn row_42_a_handshake_that_a_drain_finds_under_way_is_finished() {
     let mut scene = scene(|config| config.limits = "drain = \"1h\"".into());
-    let mut client = scene.asks(true);
+    let mut client = scene.commands(true);
     let mut server = scene.new.next();
     scene.proxy.signal("TERM");
     eventually(seconds(5), "it listens no more", || {
@@ -209,7 +209,7 @@ fn a_peer_that_reads_no_more_costs_little_memory_and_is_closed() {
 fn tunnels_leave_a_quarter_of_a_servers_connections_to_requests() {
     let scene = scene(|config| config.upstreams = "connections_max = 4".into());
     let mut open: Vec<_> = (0..3).map(|_| scene.opens(true)).collect();
-    let mut refused = scene.asks(true);
+    let mut refused = scene.commands(true);
     let told = refused.told();
     assert_eq!((told.status, told.header("retry-after")), (503, Some("1")), "{told:?}");
     assert!(told.body.contains("websockets"), "{told:?}");

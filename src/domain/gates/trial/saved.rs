@@ -19,31 +19,31 @@ use crate::stats::users::CLUSTERS;
 use std::time::Duration;
 
 impl Trial {
-    pub fn save(&self, pen: &mut Encoder) {
-        pen.f64(self.share);
+    pub fn save(&self, encoder: &mut Encoder) {
+        encoder.f64(self.share);
         let of = &self.reading;
         for pair in [of.requests, of.compared, of.failed, of.timed, of.slow] {
-            pair.save(pen);
+            pair.save(encoder);
         }
-        self.errors.save(pen);
-        self.body.save(pen);
-        self.tail.save(pen);
+        self.errors.save(encoder);
+        self.body.save(encoder);
+        self.tail.save(encoder);
         for spread in self.latencies {
-            pen.f64s(&[spread.n, spread.sum, spread.squares]);
+            encoder.f64s(&[spread.n, spread.sum, spread.squares]);
         }
-        self.cells.iter().for_each(|cells| cells.save(pen));
+        self.cells.iter().for_each(|cells| cells.save(encoder));
         for sketch in &self.users {
-            pen.bytes(&sketch[..]);
+            encoder.bytes(&sketch[..]);
         }
         let used: Vec<_> = self.clusters.iter().enumerate().filter(|(_, c)| c.arm.is_some()).collect();
-        pen.u64(used.len() as u64);
+        encoder.u64(used.len() as u64);
         for (index, cluster) in used {
-            pen.u32(index as u32);
-            pen.u32(u32::from(cluster.arm == Some(Arm::New)));
+            encoder.u32(index as u32);
+            encoder.u32(u32::from(cluster.arm == Some(Arm::New)));
             for count in [cluster.requests, cluster.failed, cluster.timed, cluster.slow] {
-                pen.u32(count);
+                encoder.u32(count);
             }
-            pen.f64(f64::from(cluster.log_latency));
+            encoder.f64(f64::from(cluster.log_latency));
         }
     }
 
@@ -53,38 +53,38 @@ impl Trial {
         weight: Weight,
         tick: Duration,
         now: Duration,
-        eye: &mut Decoder<'_>,
+        decoder: &mut Decoder<'_>,
     ) -> Option<Trial> {
         let mut trial = Trial::new(margins, weight, tick, now);
-        (eye.f64()? == trial.share).then_some(())?;
-        let mut pair = || PerArm::restore(eye);
+        (decoder.f64()? == trial.share).then_some(())?;
+        let mut pair = || PerArm::restore(decoder);
         let of = &mut trial.reading;
         (of.requests, of.compared, of.failed) = (pair()?, pair()?, pair()?);
         (of.timed, of.slow) = (pair()?, pair()?);
-        trial.errors = FailureTest::restore(margins.errors, eye)?;
-        trial.body = BodyTest::restore(eye)?;
-        trial.tail = TailTest::restore(margins.tail_ratio(), eye)?;
+        trial.errors = FailureTest::restore(margins.errors, decoder)?;
+        trial.body = BodyTest::restore(decoder)?;
+        trial.tail = TailTest::restore(margins.tail_ratio(), decoder)?;
         for spread in &mut trial.latencies {
             let mut numbers = [0.0; 3];
-            eye.logs(&mut numbers)?;
+            decoder.logs(&mut numbers)?;
             let [n, sum, squares] = numbers;
             (n >= 0.0 && squares >= 0.0).then_some(())?;
             *spread = GroupSpread { n, sum, squares };
         }
         for cells in &mut trial.cells {
-            *cells = ServerTimeCells::restore(eye)?;
+            *cells = ServerTimeCells::restore(decoder)?;
         }
         for sketch in &mut trial.users {
-            sketch.copy_from_slice(eye.bytes(REGISTERS)?);
+            sketch.copy_from_slice(decoder.bytes(REGISTERS)?);
             sketch.iter().all(|rank| u32::from(*rank) < u64::BITS).then_some(())?;
         }
-        let used = eye.length(CLUSTER_BYTES).filter(|used| *used <= CLUSTERS)?;
+        let used = decoder.length(CLUSTER_BYTES).filter(|used| *used <= CLUSTERS)?;
         for _ in 0..used {
-            let cluster = trial.clusters.get_mut(eye.u32()? as usize)?;
-            let arm = if eye.u32()? == 1 { Arm::New } else { Arm::Stable };
-            let mut count = || eye.u32();
+            let cluster = trial.clusters.get_mut(decoder.u32()? as usize)?;
+            let arm = if decoder.u32()? == 1 { Arm::New } else { Arm::Stable };
+            let mut count = || decoder.u32();
             let (requests, failed, timed, slow) = (count()?, count()?, count()?, count()?);
-            let log_latency = eye.log()? as f32;
+            let log_latency = decoder.log()? as f32;
             log_latency.is_finite().then_some(())?;
             *cluster = UserCluster { requests, failed, timed, slow, log_latency, arm: Some(arm) };
         }

@@ -244,9 +244,9 @@ fn ordinary_days_alarm_nobody() {
 }
 
 fn saved(before: &OwnPast) -> Vec<u8> {
-    let mut pen = Encoder::with(b"before\n");
-    before.save(&mut pen);
-    pen.finish()
+    let mut encoder = Encoder::with(b"before\n");
+    before.save(&mut encoder);
+    encoder.finish()
 }
 
 fn restored(bytes: &[u8], now: Duration) -> Option<OwnPast> {

@@ -140,7 +140,7 @@ impl Engine {
             scope.marks.clear();
         });
         self.windows.wave(draw.split());
-        self.blindness = None;
+        self.detection_limit = None;
     }
 
     /// Users from this weight on have left `new`, and leave the comparison.

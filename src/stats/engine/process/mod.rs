@@ -141,7 +141,7 @@ pub struct Engine {
     pooled: TestScope,
     strata: Vec<TestScope>,
     windows: ClusterWindows,
-    blindness: Option<DetectionLimit>,
+    detection_limit: Option<DetectionLimit>,
     baseline: Baseline,
     /// Relative latencies of stable's answers, and the table made from them.
     usual: Vec<f64>,
@@ -189,7 +189,7 @@ impl Engine {
             pooled: TestScope::new(0),
             strata: (0..strata).map(|_| TestScope::new(STRATUM_SHIFT)).collect(),
             windows: ClusterWindows::new(window_shares(&settings.shares), draw.split(), settings.alpha),
-            blindness: None,
+            detection_limit: None,
             baseline,
             usual: vec![0.0; histogram::BUCKETS],
             table: None,
@@ -612,7 +612,7 @@ impl Engine {
             }
         }
         if self.windows.units() > units {
-            self.blindness = self.look_at_sight();
+            self.detection_limit = self.look_at_sight();
         }
         let (share, divisors) = (self.draw.share(), self.settings.divisors());
         let present = number(now, tick);

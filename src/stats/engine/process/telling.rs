@@ -166,11 +166,11 @@ impl Engine {
     /// The minimum detectable effect of WINDOW's most sensitive new window.
     /// `None` before the first one of this wave (or since the start), and while latency is not
     /// compared.
-    pub fn blindness(&self) -> Option<DetectionLimit> {
-        self.blindness
+    pub fn detection_limit(&self) -> Option<DetectionLimit> {
+        self.detection_limit
     }
 
-    /// Computes [`Engine::blindness`]: some hundred thousand steps, so only when a window has
+    /// Computes [`Engine::detection_limit`]: some hundred thousand steps, so only when a window has
     /// closed.
     pub(super) fn look_at_sight(&self) -> Option<DetectionLimit> {
         let table = self.table()?;
@@ -180,7 +180,7 @@ impl Engine {
     }
 
     /// The table for answers that arrive now. `None` while too little is known.
-    pub fn yardstick(&self) -> Option<&Arc<AgeTable>> {
+    pub fn reference(&self) -> Option<&Arc<AgeTable>> {
         self.table()
     }
 

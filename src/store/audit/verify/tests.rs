@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::{Scheme, Server};
 use crate::domain::verdict::METHOD;
-use crate::store::audit::evidence::of_fuse;
+use crate::store::audit::evidence::breaker_evidence;
 use crate::store::ledger::{self, Ledger};
 use crate::store::state::tests::scratch;
 use proptest::prelude::*;
@@ -37,12 +37,13 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> LedgerEntr
 
 /// An intact ledger: weights, a trip, a resume, one line that a crash had lost.
 fn honest() -> Vec<Vec<u8>> {
-    let blown = BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let breaker_trip =
+        BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let server = Server { scheme: Scheme::Http, host: "a".into(), port: 80 };
     let mut entries = vec![
         entry(1, "start", None, Value::Null),
         entry(2, "weight", None, json!({"x": 1e-7, "y": [1.5, 2]})),
-        entry(3, "trip", Some("fuse"), of_fuse(blown, &[server], Duration::ZERO)),
+        entry(3, "trip", Some("fuse"), breaker_evidence(breaker_trip, &[server], Duration::ZERO)),
         entry(4, "resume", None, Value::Null),
         entry(5, "trip", Some("manual"), Value::Null),
         entry(6, "start", None, Value::Null),
@@ -167,8 +168,9 @@ fn one_line_that_is_replaced_does_not_fit_the_next_even_if_its_own_hash_does() {
 
 #[test]
 fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fits() {
-    let blown = BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-    let mut forged = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
+    let breaker_trip =
+        BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let mut forged = entry(1, "trip", Some("fuse"), breaker_evidence(breaker_trip, &[], Duration::ZERO));
     chain::seal(&mut forged, ORIGIN).unwrap();
     let report = verified((serde_json::to_string(&forged).unwrap() + "\n").as_bytes(), None);
     assert!(report.faults[0].what.contains("does not follow from its evidence"), "{:?}", report.faults);
@@ -176,8 +178,9 @@ fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fit
 
 #[test]
 fn an_entry_of_another_method_is_counted_and_not_recomputed() {
-    let blown = BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-    let mut of_later = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
+    let breaker_trip =
+        BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let mut of_later = entry(1, "trip", Some("fuse"), breaker_evidence(breaker_trip, &[], Duration::ZERO));
     of_later.method = Some(METHOD + 1);
     chain::seal(&mut of_later, ORIGIN).unwrap();
     let line = serde_json::to_string(&of_later).unwrap() + "\n";
@@ -188,11 +191,13 @@ fn an_entry_of_another_method_is_counted_and_not_recomputed() {
 
 #[test]
 fn the_weights_of_an_entry_must_be_those_of_its_verdict() {
-    let blown = BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let breaker_trip =
+        BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     for (kind, after, follows) in
         [("trip", 0.0, true), ("trip", 5.0, false), ("freeze", 5.0, true), ("freeze", 0.0, false)]
     {
-        let mut decided = entry(1, kind, Some("fuse"), of_fuse(blown.clone(), &[], Duration::ZERO));
+        let mut decided =
+            entry(1, kind, Some("fuse"), breaker_evidence(breaker_trip.clone(), &[], Duration::ZERO));
         decided.weight_after = Some(after);
         chain::seal(&mut decided, ORIGIN).unwrap();
         let report = verified((serde_json::to_string(&decided).unwrap() + "\n").as_bytes(), None);
