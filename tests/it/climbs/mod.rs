@@ -1,12 +1,18 @@
 //! A good version climbs 5, 20, 50 and 100%, in services whose trouble is nobody's fault.
 //! One world a test, each with real servers, and in real time.
 //!
-//! The scale is small: 200 requests a second, bakes of 60 s, and a warm-up of 20 s. At 5%, 600
-//! requests of `new` come in a bake. They show a margin of 1 point of failures (520 requests) and
-//! of 10% of latency (400). Twice as many slow answers, the largest margin of the tail, take 1,700:
-//! the first wave takes 200 s. The default margins of 0.1 points and 1.5 times take 14,000 and 5,000.
+//! The scale is small: 200 requests a second, bakes of 60 s, and a warm-up of 20 s.
+//! At 5%, 600 requests of `new` come in a bake.
+//! They show a margin of 1 point of failures (520 requests) and of 10% of latency (400).
+//! Twice as many slow answers, the largest margin of the tail, take 1,700 requests, so the first
+//! wave takes some 200 s.
+//! The default margins of 0.1 points and of 1.5 times take 14,000 and 5,000 requests.
 //! Other scales are stated with their reason.
 //! Each plan has three times the sum of its bakes.
+//!
+//! The machine must be idle: a starved watchdog does not count the time as baked, and a stall of
+//! the whole machine is slowness of both versions.
+//! Each figure has the number of looks of the watchdog that came late.
 //!
 //! Long tests; each prints the time of its waves.
 
@@ -35,7 +41,7 @@ fn pausing_shortly(call: &Call<'_>) -> Reply {
     pauses(call, 60.0, 0.3)
 }
 
-/// N1. 400 requests a second: pauses make several requests count as one.
+/// N1: 400 requests a second: pauses make several requests count as one.
 #[test]
 fn n1_while_single_servers_pause() {
     if !long() {
@@ -77,7 +83,7 @@ fn rolling_restart() -> Climbed {
     climb.run(Fleet::start(2, calm), Fleet::start(2, calm))
 }
 
-/// N2. Refused requests go to another server, and nobody notices.
+/// N2: refused requests go to another server, and nobody notices.
 ///
 /// Reset requests fail. All failures of one server within 2 s are one event, so some 20 of them
 /// count as one, and the evidence for the margin may take longer than the plan.
@@ -111,7 +117,7 @@ fn cold(begins: Duration) -> impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static
     }
 }
 
-/// N3. The cold starts end within the warm-up.
+/// N3: the cold starts end within the warm-up.
 #[test]
 fn n3_with_cold_starts() {
     if !long() {
@@ -142,7 +148,7 @@ fn but_for(user: &str, reply: Reply) -> impl Fn(&Call<'_>) -> Reply + Clone + Se
     move |call: &Call<'_>| if call.user == user { reply.clone() } else { calm(call) }
 }
 
-/// N4. A bot that fails in `new` alone looks like a fault of `new` for that user: its waves hold.
+/// N4: a bot that fails in `new` alone looks like a fault of `new` for that user: its waves hold.
 #[test]
 fn n4_with_a_slow_report_and_with_a_bot_that_fails() {
     if !long() {
@@ -194,7 +200,7 @@ fn hangs_for_a_minute(what: &str, time_outs: [&'static str; 2]) -> Climbed {
     })
 }
 
-/// N5. The plan freezes, and goes on when a person ends that.
+/// N5: the plan freezes, and goes on when a person ends that.
 #[test]
 fn n5_after_a_shared_outage_with_unequal_time_outs() {
     if !long() {
@@ -215,7 +221,7 @@ fn n5_after_a_shared_outage_with_unequal_time_outs() {
     }
 }
 
-/// N6. Latency is compared four times stable's p99.9 after a request, which is 20 s here.
+/// N6: latency is compared four times stable's p99.9 after a request, which is 20 s here.
 #[test]
 fn n6_with_slow_answers_below_a_stated_ceiling() {
     if !long() {
@@ -231,7 +237,7 @@ fn n6_with_slow_answers_below_a_stated_ceiling() {
     climb.run(Fleet::start(2, slow), Fleet::start(2, slow)).is_complete();
 }
 
-/// N7. A hundred requests a second: 5% of 15 a minute would take days.
+/// N7: a hundred requests a second: 5% of 15 a minute would take days.
 ///
 /// A version that is 10% slower is within the tolerance of 20%, and is left in. Its share of
 /// answers above stable's p99 is 2.2 times as large, so its waves hold, as they should.
@@ -262,7 +268,7 @@ fn n7_with_slow_answers_at_a_low_rate() {
     slower.is_complete_or_held_by("latency_tail");
 }
 
-/// N8. Latencies that differ by a factor of 600 show a margin of 10% in 5,400 requests of `new`
+/// N8: latencies that differ by a factor of 600 show a margin of 10% in 5,400 requests of `new`
 /// only; one of 30% in 700.
 #[test]
 fn n8_with_routes_from_5_ms_to_3_s() {
@@ -296,7 +302,7 @@ fn fails_early(what: &str, lead: Duration) -> Climbed {
     climb.run(Fleet::start(2, calm), Fleet::start(2, calm))
 }
 
-/// N9. The outage is long enough for a freeze, which a person ends.
+/// N9: the plan may freeze, and goes on when a person ends that.
 #[test]
 fn n9_after_a_shared_outage_that_reaches_new_first() {
     if !long() {
@@ -335,7 +341,7 @@ fn queues(spike: &Spike) -> impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static 
     }
 }
 
-/// N10. Bakes of 90 s: the p99 of stable is that of the spike for some minutes after it (a minute's
+/// N10: bakes of 90 s: the p99 of stable is that of the spike for some minutes after it (a minute's
 /// weight is halved each minute), and nothing is shown of the tail meanwhile.
 #[test]
 fn n10_after_a_spike_beyond_capacity() {
@@ -364,7 +370,7 @@ fn wanders(at: Duration, path: u64) -> f64 {
     (0.3 * (knot(knots) * (1.0 - between) + knot(knots + 1) * between)).exp()
 }
 
-/// N11. Load and latency of both versions wander together; all requests of a burst are one user's.
+/// N11: load and latency of both versions wander together; all requests of a burst are one user's.
 #[test]
 fn n11_with_load_that_wanders_and_with_bursts() {
     if !long() {
@@ -391,7 +397,7 @@ fn n11_with_load_that_wanders_and_with_bursts() {
     bursts.is_complete();
 }
 
-/// N12. Beside background errors the same margin takes more requests: 1,100 of `new` beside 0.5%
+/// N12: beside background errors the same margin takes more requests: 1,100 of `new` beside 0.5%
 /// show 1 point, and 800 beside 2% show 2 points.
 #[test]
 fn n12_beside_background_errors() {
