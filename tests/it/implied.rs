@@ -51,7 +51,7 @@ fn settings_are_held_against_the_service_that_runs() {
     assert!(text.contains("its 3 waves take 12.2 h at least; of 500 requests/s"), "{text}");
     assert_eq!(json["releases"][0]["figures"], "example");
 
-    let _traffic = Traffic::start(proxy.http, Demand { per_second: 400.0, users: 4_000, heavy: None });
+    let _traffic = Traffic::start(proxy.http, Demand::steady(400.0, 4_000));
     let (text, json) = eventually(seconds(120), "stable is known, with its pauses", || {
         let (text, json) = told(&world, &proxy, &config);
         let n = json["releases"][0]["pauses"]["slow"]["n"].as_u64().unwrap_or(0);

@@ -10,6 +10,7 @@
 mod affected;
 mod alerts;
 mod basics;
+mod climbs;
 mod cohort;
 mod cohorts;
 mod demo;

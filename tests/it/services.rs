@@ -12,32 +12,32 @@ use std::time::{Duration, Instant};
 
 const USERS: u64 = 20_000;
 /// If the file supports it: short, so that a test need not wait for a minute.
-const WARM_UP_S: u64 = 20;
+pub const WARM_UP_S: u64 = 20;
 
-fn ms(n: u64) -> Duration {
+pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
 /// Median 30 ms.
-fn calm(call: &Call<'_>) -> Reply {
+pub fn calm(call: &Call<'_>) -> Reply {
     Reply::ok(latency(call, 30.0, 0.5))
 }
 
 /// This share fails.
-fn fails(share: f64) -> impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static {
+pub fn fails(share: f64) -> impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static {
     move |call| {
         let status = if call.draws[2] < share { 500 } else { 200 };
         Reply::status(status, latency(call, 30.0, 0.5))
     }
 }
 
-struct Scene {
-    stable: Fleet,
-    new: Fleet,
-    proxy: Proxy,
-    config: Config,
-    traffic: Traffic,
-    world: World,
+pub struct Scene {
+    pub stable: Fleet,
+    pub new: Fleet,
+    pub proxy: Proxy,
+    pub config: Config,
+    pub traffic: Traffic,
+    pub world: World,
 }
 
 impl Scene {
@@ -46,7 +46,7 @@ impl Scene {
         Scene::of(stable, new, demand, known_after, |config| config.watchdog(watchdog))
     }
 
-    fn of(
+    pub fn of(
         stable: Fleet,
         new: Fleet,
         demand: Demand,
@@ -83,7 +83,7 @@ impl Scene {
         });
     }
 
-    fn api(&self) -> Admin {
+    pub fn api(&self) -> Admin {
         self.proxy.api()
     }
 
@@ -154,8 +154,8 @@ fn warm_up() -> String {
     }
 }
 
-fn demand(per_second: f64) -> Demand {
-    Demand { per_second, users: USERS, heavy: None }
+pub fn demand(per_second: f64) -> Demand {
+    Demand::steady(per_second, USERS)
 }
 
 /// A server stops for 0.7 s each 30 s, each at a different time.
@@ -163,7 +163,7 @@ fn pausing(call: &Call<'_>) -> Reply {
     pauses(call, 30.0, 0.7)
 }
 
-fn pauses(call: &Call<'_>, period: f64, length: f64) -> Reply {
+pub fn pauses(call: &Call<'_>, period: f64, length: f64) -> Reply {
     let phase = (call.at.as_secs_f64() + 3.37 * call.server as f64).rem_euclid(period);
     let waits = if phase < length { length - phase } else { 0.0 };
     Reply::ok(latency(call, 30.0, 0.5) + Duration::from_secs_f64(waits))
@@ -466,62 +466,6 @@ fn gross_faults_of_two_servers_are_found_half_a_second_later() {
         return;
     }
     gross_faults(2, [1.3, 1.5, 1.3, 1.3, 0.1]);
-}
-
-/// A server stops for 0.3 s each minute, each at a different time.
-///
-/// More often would not do at this scale. The least loaded server is chosen: a version with many
-/// requests avoids a server that stops, and one with few of them meets it. Where each server stops
-/// for 2% of the time, the tail of `new` at 5% is really heavier than that of stable.
-fn pausing_shortly(call: &Call<'_>) -> Reply {
-    pauses(call, 60.0, 0.3)
-}
-
-#[test]
-fn a_good_version_climbs_while_single_servers_pause() {
-    if !long() {
-        return;
-    }
-    const BAKE_S: u64 = 90;
-    let _turn = turn();
-    let (stable, new) = (Fleet::start(8, pausing_shortly), Fleet::start(4, pausing_shortly));
-    let demand = Demand { users: 50_000, ..demand(400.0) };
-    // With the usual margins the evidence takes more requests than come in so short a bake.
-    let margins = "margin_errors = \"1%\"\nmargin_latency_tail = \"100%\"";
-    let scene = Scene::at_nothing(stable, new, demand, seconds(60), margins);
-    let names = ["5%", "20%", "50%", "100%"];
-    let waves = names.map(|weight| format!("weight = \"{weight}\", bake = \"{BAKE_S}s\""));
-    scene.world.write(&scene.config.clone().waves(&waves.each_ref().map(String::as_str)));
-    let api = scene.api();
-    eventually(seconds(10), "the first wave is open", || (api.release()["wave"] == "5%").then_some(()));
-    let (mut begun, mut took) = (Instant::now(), vec![]);
-    for (name, next) in names.iter().zip(names.iter().skip(1).map(Some).chain([None])) {
-        let mut tail = String::new();
-        loop {
-            let release = api.release();
-            assert!(release["trip"].is_null(), "{name}: tripped: {:#}", release["trip"]);
-            let over = match next {
-                Some(next) => release["wave"] == **next,
-                None => release["state"] == "complete",
-            };
-            if over {
-                break;
-            }
-            if begun.elapsed() > seconds(3 * BAKE_S) {
-                let before = took.join(", ");
-                figure(&format!("climb beside pauses, bakes of {BAKE_S} s: {before}; STUCK in {name}"));
-                panic!("{name} is not over: {:#}\n{:#}", release["progress"], release["gates"]);
-            }
-            let gates = release["gates"].as_array().cloned().unwrap_or_default();
-            if let Some(gate) = gates.iter().find(|gate| gate["name"] == "latency_tail") {
-                tail = gate["detail"].as_str().unwrap_or_default().to_owned();
-            }
-            std::thread::sleep(ms(100));
-        }
-        took.push(format!("{name} {:.0} s ({tail})", begun.elapsed().as_secs_f64()));
-        begun = Instant::now();
-    }
-    figure(&format!("climb beside pauses, bakes of {BAKE_S} s: {}", took.join(", ")));
 }
 
 /// A fault of both versions that reaches new a moment earlier.

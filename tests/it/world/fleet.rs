@@ -23,6 +23,7 @@ pub struct Call<'c> {
     /// Number of the request over all servers, from 0 on.
     pub number: u64,
     pub user: &'c str,
+    pub path: &'c str,
     /// Since the fleet began.
     pub at: Duration,
     /// Each uniform in 0 to 1.
@@ -68,7 +69,8 @@ struct Shared {
     began: Instant,
     random: Mutex<Random>,
     count: AtomicU64,
-    open: watch::Sender<bool>,
+    /// By server: it accepts connections.
+    open: watch::Sender<Vec<bool>>,
 }
 
 pub struct Fleet {
@@ -89,7 +91,7 @@ impl Fleet {
             began: Instant::now(),
             random: Mutex::new(Random::new(seed)),
             count: AtomicU64::new(0),
-            open: watch::Sender::new(true),
+            open: watch::Sender::new(vec![true; servers]),
         });
         let ends = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -116,7 +118,17 @@ impl Fleet {
 
     /// From now on connections are refused, and open ones are closed.
     pub fn refuse(&self) {
-        self.shared.open.send_replace(false);
+        self.shared.open.send_modify(|open| open.fill(false));
+    }
+
+    /// The same for one server.
+    pub fn refuse_at(&self, server: usize) {
+        self.shared.open.send_modify(|open| open[server] = false);
+    }
+
+    /// A server accepts connections again, at the same address.
+    pub fn listen_at(&self, server: usize) {
+        self.shared.open.send_modify(|open| open[server] = true);
     }
 
     /// Requests so far.
@@ -144,8 +156,9 @@ fn alone(work: impl Future<Output = ()>) {
     tokio::task::LocalSet::new().block_on(&runtime, work);
 }
 
-async fn accept(server: usize, listener: TcpListener, shared: Arc<Shared>) {
-    let mut open = shared.open.subscribe();
+async fn accept(server: usize, mut listener: TcpListener, shared: Arc<Shared>) {
+    let address = listener.local_addr().unwrap();
+    let mut state = shared.open.subscribe();
     loop {
         tokio::select! {
             taken = listener.accept() => {
@@ -154,20 +167,31 @@ async fn accept(server: usize, listener: TcpListener, shared: Arc<Shared>) {
                 tokio::task::spawn_local(async move {
                     tokio::select! {
                         _ = serve(server, stream, &shared) => {}
-                        _ = open.wait_for(|open| !open) => {}
+                        _ = open.wait_for(|open| !open[server]) => {}
                     }
                 });
             }
-            _ = open.wait_for(|open| !open) => return,
+            _ = closed(&mut state, server) => {
+                drop(listener);
+                if state.wait_for(|open| open[server]).await.is_err() {
+                    return;
+                }
+                listener = TcpListener::bind(address).await.unwrap();
+            }
         }
     }
+}
+
+async fn closed(state: &mut watch::Receiver<Vec<bool>>, server: usize) {
+    let _ = state.wait_for(|open| !open[server]).await;
 }
 
 async fn serve(server: usize, stream: TcpStream, shared: &Shared) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
-        let (_, headers) = read_head(&mut stream).await?;
+        let (first, headers) = read_head(&mut stream).await?;
+        let path = first.split(' ').nth(1).unwrap_or("/");
         let user = headers.get("x-user-id").cloned().unwrap_or_default();
         let draws = {
             let mut random = shared.random.lock().unwrap();
@@ -176,7 +200,7 @@ async fn serve(server: usize, stream: TcpStream, shared: &Shared) -> Result<()> 
         let number = shared.count.fetch_add(1, Ordering::Relaxed);
         let rule = Arc::clone(&shared.rule.lock().unwrap());
         let at = shared.began.elapsed();
-        match rule(&Call { server, number, user: &user, at, draws }) {
+        match rule(&Call { server, number, user: &user, path, at, draws }) {
             Reply::Answer { status, after, bytes, body_after } => {
                 tokio::time::sleep(after).await;
                 let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {bytes}\r\n\r\n");
@@ -229,13 +253,26 @@ async fn read_head(from: &mut BufReader<TcpStream>) -> Result<(String, BTreeMap<
 }
 
 /// The users and their request rate.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Demand {
     pub per_second: f64,
     /// Few of them make most of the requests.
     pub users: u64,
     /// One account that makes this share of all requests.
     pub heavy: Option<(String, f64)>,
+    /// Requests that a user sends at once, each on its own connection.
+    pub at_once: u32,
+    /// So many paths, `/0`, `/1`, …, are equally likely. Zero: only `/`.
+    pub paths: u64,
+    /// The rate is multiplied by this, by the time since the start.
+    pub swing: Arc<dyn Fn(Duration) -> f64 + Send + Sync>,
+}
+
+impl Demand {
+    /// A steady rate of single requests.
+    pub fn steady(per_second: f64, users: u64) -> Demand {
+        Demand { per_second, users, heavy: None, at_once: 1, paths: 0, swing: Arc::new(|_| 1.0) }
+    }
 }
 
 /// Users that send requests at a rate, for any result of earlier ones.
@@ -279,9 +316,11 @@ async fn ask_on(
     let mut random = Random::new(u64::from(address.port()) ^ demand.users);
     let mut uniform = move || random.below(1 << 40) as f64 / (1u64 << 40) as f64;
     let idle = std::rc::Rc::new(std::cell::RefCell::new(Vec::<BufReader<TcpStream>>::new()));
-    let mut due = tokio::time::Instant::now();
+    let per_second = |at| ((demand.swing)(at) * demand.per_second / f64::from(demand.at_once)).max(1e-3);
+    let began = tokio::time::Instant::now();
+    let mut due = began;
     while !ends.load(Ordering::Relaxed) {
-        due += Duration::from_secs_f64(-(1.0 - uniform()).ln() / demand.per_second);
+        due += Duration::from_secs_f64(-(1.0 - uniform()).ln() / per_second(due - began));
         // A starved thread does not send all overdue requests at once.
         due = due.max(tokio::time::Instant::now() - Duration::from_millis(100));
         tokio::time::sleep_until(due).await;
@@ -289,20 +328,27 @@ async fn ask_on(
             Some((user, share)) if uniform() < *share => user.clone(),
             _ => format!("user-{}", (demand.users as f64 * uniform().powi(3)) as u64),
         };
-        let (idle, counts) = (std::rc::Rc::clone(&idle), Arc::clone(&counts));
-        tokio::task::spawn_local(async move {
-            let known = idle.borrow_mut().pop();
-            let asked = tokio::time::timeout(Duration::from_secs(30), ask(address, known, &user));
-            let result = match asked.await {
-                Ok(Ok((status, connection))) => {
-                    idle.borrow_mut().extend(connection);
-                    status
-                }
-                Ok(Err(error)) => error.kind().to_string(),
-                Err(_) => "no answer".to_owned(),
+        for _ in 0..demand.at_once {
+            let path = match demand.paths {
+                0 => "/".to_owned(),
+                paths => format!("/{}", (uniform() * paths as f64) as u64),
             };
-            *counts.lock().unwrap().entry(result).or_default() += 1;
-        });
+            let (idle, counts) = (std::rc::Rc::clone(&idle), Arc::clone(&counts));
+            let user = user.clone();
+            tokio::task::spawn_local(async move {
+                let known = idle.borrow_mut().pop();
+                let asked = tokio::time::timeout(Duration::from_secs(30), ask(address, known, &user, &path));
+                let result = match asked.await {
+                    Ok(Ok((status, connection))) => {
+                        idle.borrow_mut().extend(connection);
+                        status
+                    }
+                    Ok(Err(error)) => error.kind().to_string(),
+                    Err(_) => "no answer".to_owned(),
+                };
+                *counts.lock().unwrap().entry(result).or_default() += 1;
+            });
+        }
     }
 }
 
@@ -312,6 +358,7 @@ async fn ask(
     address: SocketAddr,
     known: Option<Connection>,
     user: &str,
+    path: &str,
 ) -> Result<(String, Option<Connection>)> {
     let mut connection = match known {
         Some(connection) => connection,
@@ -321,7 +368,7 @@ async fn ask(
             BufReader::new(stream)
         }
     };
-    let head = format!("GET / HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: {user}\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: {user}\r\n\r\n");
     connection.write_all(head.as_bytes()).await?;
     let (line, headers) = read_head(&mut connection).await?;
     let status = line.split(' ').nth(1).unwrap_or("?").to_owned();

@@ -31,7 +31,7 @@ pub use proxy::{Proxy, grayling};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// A folder that is deleted with the test, unless the test fails: then it stays, and its path is
@@ -92,10 +92,16 @@ impl Drop for World {
     }
 }
 
+static TURN: RwLock<()> = RwLock::new(());
+
 /// Tests that measure time, or load the machine, run one at a time: two cores are too few for two.
-pub fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn turn() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tests that wait for most of their time run beside each other, but not beside those of [`turn`].
+pub fn shared_turn() -> RwLockReadGuard<'static, ()> {
+    TURN.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until the condition yields a value; panics with its name if that does not happen within
