@@ -174,6 +174,30 @@ fn imports_point_down_only() {
     assert!(edges.len() >= 3, "the scan found almost nothing: {edges:?}");
 }
 
+/// The files of `src/proxy` that a file of it imports, by `super::NAME` and `super::{NAME, ...}`.
+fn siblings(code: &str, names: &BTreeSet<String>) -> BTreeSet<String> {
+    let as_paths = code.replace("super::", "grayling::");
+    imports(&as_paths).into_iter().filter(|name| names.contains(name)).collect()
+}
+
+#[test]
+fn the_files_of_the_data_plane_import_each_other_in_one_direction() {
+    let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let all = files("src/proxy", ".rs");
+    let names: BTreeSet<String> = all.iter().map(name).collect();
+    let mut left: BTreeMap<String, BTreeSet<String>> =
+        all.iter().map(|file| (name(file), siblings(&code(file), &names))).collect();
+    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 30, "the scan found almost nothing: {left:?}");
+    // A file whose imports are all removed is removed; the files of a cycle remain.
+    while let Some(leaf) = left.iter().find(|(_, uses)| uses.is_empty()).map(|(name, _)| name.clone()) {
+        left.remove(&leaf);
+        left.values_mut().for_each(|uses| drop(uses.remove(&leaf)));
+    }
+    none(
+        left.iter().map(|(file, uses)| format!("src/proxy/{file}.rs is in a cycle with {uses:?}")).collect(),
+    );
+}
+
 #[test]
 fn the_scan_of_imports_sees_groups_and_paths() {
     let found =
