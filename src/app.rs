@@ -72,7 +72,7 @@ pub enum StateFault {
 
 /// A running proxy. If it is dropped without [`Proxy::finish`], it stops at once.
 pub struct Proxy {
-    pub live: Arc<SharedState>,
+    pub shared: Arc<SharedState>,
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
@@ -103,10 +103,10 @@ impl Proxy {
         let OpenedState { disk, found } = OpenedState::open(&checked.plan.state, &log)?;
         let (addresses, sockets) = Sockets::bind(&checked.plan.listen)?;
         let key = disk.open_key(&log)?;
-        let live = shared_state((checked, source), (found, &disk), key.clone(), &descriptors, log);
+        let shared = shared_state((checked, source), (found, &disk), key.clone(), &descriptors, log);
 
         let (commands, asked) = tokio::sync::mpsc::channel(ASKS_MAX);
-        let mut proxy = Proxy::without_threads(live, addresses, commands);
+        let mut proxy = Proxy::without_threads(shared, addresses, commands);
         let archive = proxy.start_writers(disk, key)?;
         proxy.wait_until_durable(on_failure)?;
         proxy.start_control(edits, asked, sockets.admin, descriptors.admin)?;
@@ -117,12 +117,12 @@ impl Proxy {
     }
 
     fn without_threads(
-        live: Arc<SharedState>,
+        shared: Arc<SharedState>,
         Addresses { http, https, admin }: Addresses,
         commands: tokio::sync::mpsc::Sender<Command>,
     ) -> Proxy {
         Proxy {
-            live,
+            shared,
             http,
             https,
             admin,
@@ -141,7 +141,7 @@ impl Proxy {
     /// Starts the threads that write to the disk: the state and the ledger, and the evidence.
     /// Returns the watchdog's archive of evidence.
     fn start_writers(&mut self, disk: Disk, key: StateKey) -> io::Result<Option<EvidenceFiles>> {
-        let log = self.live.log.clone();
+        let log = self.shared.log.clone();
         disk.keep_lost_aside(&log);
         let archive = disk.path().map(|path| EvidenceFiles {
             directory: path.to_owned(),
@@ -154,17 +154,17 @@ impl Proxy {
             })?);
         }
         let state_writer = StateWriter { directory: disk.directory, ledger: disk.ledger, key, log };
-        let commits = self.live.commits.clone();
+        let commits = self.shared.commits.clone();
         self.state_writer = Some(thread("state-writer", move || state_writer.run(&commits))?);
         Ok(archive)
     }
 
     /// Before the first request is decided, the state is on disk, or known not to be.
     fn wait_until_durable(&self, on_failure: OnStateFailure) -> Result<(), StartError> {
-        match (self.live.hold_unless_durable(DURABLE_WITHIN), on_failure) {
+        match (self.shared.hold_unless_durable(DURABLE_WITHIN), on_failure) {
             (Ok(()), _) => {}
             (Err(why), OnStateFailure::Refuse) => return Err(StartError::StateRefused(why.into())),
-            (Err(why), _) => tell_lost(&self.live.log, &why),
+            (Err(why), _) => tell_lost(&self.shared.log, &why),
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Proxy {
         sockets: Vec<TcpListener>,
         admin_capacity: Capacity,
     ) -> io::Result<()> {
-        let control = Control { live: self.live.clone(), edits, asked, admin_capacity };
+        let control = Control { shared: self.shared.clone(), edits, asked, admin_capacity };
         let (resolved, wait) = std::sync::mpsc::sync_channel(1);
         let stage = self.stage.subscribe();
         self.control = Some(thread("control", move || control.run(sockets, stage, resolved))?);
@@ -192,10 +192,10 @@ impl Proxy {
         let mut https = https.into_iter();
         for (index, http) in http.into_iter().enumerate() {
             let listeners = listener::Listeners { http, https: https.next() };
-            let (live, stage) = (self.live.clone(), self.stage.subscribe());
+            let (shared, stage) = (self.shared.clone(), self.stage.subscribe());
             let body = move || {
-                if let Err(error) = listener::run(index, listeners, live.clone(), stage) {
-                    live.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
+                if let Err(error) = listener::run(index, listeners, shared.clone(), stage) {
+                    shared.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
                 }
             };
             self.workers.push(thread(format!("worker-{index}"), body)?);
@@ -204,8 +204,8 @@ impl Proxy {
     }
 
     fn start_watchdog(&mut self, archive: Option<EvidenceFiles>) -> io::Result<()> {
-        let (live, stop, config) = (self.live.clone(), self.stop.clone(), self.live.source().path);
-        let body = move || watchdog::run(&live, &config, &stop, archive.as_ref());
+        let (shared, stop, config) = (self.shared.clone(), self.stop.clone(), self.shared.source().path);
+        let body = move || watchdog::run(&shared, &config, &stop, archive.as_ref());
         self.watchdog = Some(thread("watchdog", body)?);
         Ok(())
     }
@@ -214,9 +214,9 @@ impl Proxy {
         let listeners = [("http", Some(self.http)), ("https", self.https), ("admin", Some(self.admin))];
         for (name, address) in listeners {
             let Some(address) = address else { continue };
-            self.live.log.event("listening", json!({"name": name, "address": address.to_string()}));
+            self.shared.log.event("listening", json!({"name": name, "address": address.to_string()}));
         }
-        self.live.gauges.enter(ServingPhase::Serving);
+        self.shared.gauges.enter(ServingPhase::Serving);
     }
 
     /// For HUP: reads the file again, even if it has not changed.
@@ -226,7 +226,7 @@ impl Proxy {
 
     /// Finishes requests in flight, within `[limits] drain`, and ends every thread.
     pub fn finish(mut self) {
-        self.live.gauges.enter(ServingPhase::Draining);
+        self.shared.gauges.enter(ServingPhase::Draining);
         let _ = self.stage.send(ServingStage::Draining);
         self.end();
     }
@@ -245,7 +245,7 @@ impl Proxy {
         self.stop_watchdog();
         self.stop_control();
         self.stop_writers();
-        self.live.log.flush();
+        self.shared.log.flush();
     }
 
     /// A worker ends once its requests in flight are finished, or at [`ServingStage::Stopping`].
@@ -269,7 +269,7 @@ impl Proxy {
     /// Makes the unannounced changes durable.
     /// A disk that hangs must not block the exit: its pending writes are reported as not durable.
     fn stop_writers(&mut self) {
-        self.live.commits.close();
+        self.shared.commits.close();
         self.checkpoint_queue.close();
         let until = Instant::now() + SCRIBE_GRACE;
         for writer in [self.state_writer.take(), self.checkpoint_writer.take()].into_iter().flatten() {

@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// Limit of the text; the rest is cut off.
 const BYTES_MAX: u64 = 4 << 20;
 
-pub async fn file(State(live): State<Arc<SharedState>>) -> Json<dto::ConfigFileBody> {
-    let source = live.source();
+pub async fn file(State(shared): State<Arc<SharedState>>) -> Json<dto::ConfigFileBody> {
+    let source = shared.source();
     let path = source.path.clone();
     let read = tokio::task::spawn_blocking(move || read(&path)).await;
     let (text, error) = match read.unwrap_or(Err(FileError::NoResult)) {

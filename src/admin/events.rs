@@ -48,7 +48,7 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// Makes the events, once for all streams.
 pub struct EventHub {
-    live: Arc<SharedState>,
+    shared: Arc<SharedState>,
     history: Mutex<History>,
     streams: Mutex<EventStreams>,
     room: Arc<Semaphore>,
@@ -71,9 +71,9 @@ struct EventStream {
 }
 
 impl EventHub {
-    pub fn new(live: Arc<SharedState>, streams_max: usize) -> Arc<EventHub> {
+    pub fn new(shared: Arc<SharedState>, streams_max: usize) -> Arc<EventHub> {
         Arc::new(EventHub {
-            live,
+            shared,
             history: Mutex::default(),
             streams: Mutex::default(),
             room: Arc::new(Semaphore::new(streams_max)),
@@ -84,7 +84,7 @@ impl EventHub {
 
     /// The only task; it runs as long as the control plane.
     pub async fn run(self: Arc<Self>) {
-        let mut told = self.live.commits.told.subscribe();
+        let mut told = self.shared.commits.told.subscribe();
         let (mut second, mut step) = (interval(EVERY), interval(STEP));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -112,7 +112,7 @@ impl EventHub {
         if self.streams().open.is_empty() {
             return;
         }
-        let summary = event("status", &status_of(&self.live));
+        let summary = event("status", &status_of(&self.shared));
         self.streams().latest = Some((clock::now(), summary.clone()));
         self.send(&summary);
     }
@@ -124,10 +124,10 @@ impl EventHub {
             signals.filter(|s| s.can_trip()).map(|s| s.evidence_ratio).max_by(f64::total_cmp)
         };
         let evidence: BTreeMap<String, f64> = {
-            let views = self.live.views();
+            let views = self.shared.views();
             views.iter().filter_map(|(name, view)| Some((name.clone(), strongest(view)?))).collect()
         };
-        let snapshot = self.live.commits.announced();
+        let snapshot = self.shared.commits.announced();
         let releases = snapshot.releases.iter().map(Arc::as_ref);
         let point = self.history().observe(releases, &evidence, clock::now());
         self.send(&event("point", &point));
@@ -136,7 +136,7 @@ impl EventHub {
     /// Sends an event to every stream without waiting.
     fn send(&self, event: &Bytes) {
         let lost = self.streams().send(event);
-        self.live.gauges.events_dropped.fetch_add(lost, Relaxed);
+        self.shared.gauges.events_dropped.fetch_add(lost, Relaxed);
     }
 
     /// Ends every stream: those that are still admitted come back.
@@ -215,12 +215,12 @@ pub async fn events(
         let error = format!("there are {} streams already", hub.streams_max);
         return refuse(StatusCode::SERVICE_UNAVAILABLE, error, Some(hint));
     };
-    hub.live.gauges.event_streams.fetch_add(1, Relaxed);
+    hub.shared.gauges.event_streams.fetch_add(1, Relaxed);
     let lease = lease.map(|Extension(lease)| lease);
     if let Some(lease) = &lease {
         lease.becomes_stream();
     }
-    let body = EventBody { from, lease, live: hub.live.clone(), _room: room };
+    let body = EventBody { from, lease, shared: hub.shared.clone(), _room: room };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -247,7 +247,7 @@ pub async fn history(
 struct EventBody {
     from: mpsc::Receiver<Bytes>,
     lease: Option<AdminConnection>,
-    live: Arc<SharedState>,
+    shared: Arc<SharedState>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -270,7 +270,7 @@ impl http_body::Body for EventBody {
 
 impl Drop for EventBody {
     fn drop(&mut self) {
-        self.live.gauges.event_streams.fetch_sub(1, Relaxed);
+        self.shared.gauges.event_streams.fetch_sub(1, Relaxed);
     }
 }
 

@@ -22,7 +22,7 @@ const EXAMPLE: &str = "{\"for\": \"30m\", \"change\": \"CHG-123\"}, or {\"end\":
 type MaintenanceAnswer = Result<Json<MaintenanceRequest>, JsonRejection>;
 
 pub async fn maintain(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
     body: MaintenanceAnswer,
@@ -40,10 +40,10 @@ pub async fn maintain(
         Err(why) => return refuse(StatusCode::BAD_REQUEST, why.to_string(), Some(EXAMPLE.into())),
     };
     let changed = match asked {
-        Asked::End => live.end_maintenance(&name, &origin),
-        Asked::Begin { change, length } => live.maintain(&name, &origin, change, length),
+        Asked::End => shared.end_maintenance(&name, &origin),
+        Asked::Begin { change, length } => shared.maintain(&name, &origin, change, length),
     };
-    answered(&live, &name, changed).await
+    answered(&shared, &name, changed).await
 }
 
 #[derive(PartialEq, Eq, Debug)]

@@ -121,40 +121,40 @@ fn describe() {
 }
 
 /// The whole scrape, in the text format of Prometheus.
-pub fn render(live: &SharedState) -> String {
-    let detail = live.snapshot().plan.metrics;
+pub fn render(shared: &SharedState) -> String {
+    let detail = shared.snapshot().plan.metrics;
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         describe();
-        decisive(live);
-        traces(live);
-        let snapshot = live.commits.announced();
+        decisive(shared);
+        traces(shared);
+        let snapshot = shared.commits.announced();
         requests(&snapshot);
-        let rejected = live.rejected.iter().map(|c| c.read()).sum();
+        let rejected = shared.rejected.iter().map(|c| c.read()).sum();
         let (none, outcome) = ("none", Outcome::Rejected.label());
         counter!(REQUESTS, "release" => none, "arm" => none, "cohort" => none, "route" => none, "outcome" => outcome)
             .absolute(rejected);
-        releases(live, &snapshot);
+        releases(shared, &snapshot);
         if detail == MetricsDetail::Full {
-            details(live, &snapshot);
+            details(shared, &snapshot);
             let process = metrics_process::Collector::default();
             process.describe();
             process.collect();
         }
     });
     let mut text = handle.render();
-    histograms(live, detail, &mut text);
+    histograms(shared, detail, &mut text);
     text
 }
 
 /// Metrics of the process that decisions and alerts need.
-fn decisive(live: &SharedState) {
-    let gauges = &live.gauges;
+fn decisive(shared: &SharedState) {
+    let gauges = &shared.gauges;
     counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
     gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
-    gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
-    for (receiver, count) in live.alerts.read() {
+    gauge!(DURABLE).set(f64::from(u8::from(shared.state_error().is_none())));
+    for (receiver, count) in shared.alerts.read() {
         counter!(ALERTS_DROPPED, "receiver" => receiver.clone()).absolute(count.dropped);
         gauge!(ALERTS_WAITING, "receiver" => receiver).set(count.waiting as f64);
     }
@@ -163,11 +163,11 @@ fn decisive(live: &SharedState) {
 }
 
 /// Metrics of the trace export, if it is configured.
-fn traces(live: &SharedState) {
-    if live.snapshot().plan.traces.is_none() {
+fn traces(shared: &SharedState) {
+    if shared.snapshot().plan.traces.is_none() {
         return;
     }
-    let traces = &live.traces;
+    let traces = &shared.traces;
     counter!(SPANS_SENT).absolute(traces.sent.load(Relaxed));
     counter!(SPANS_DROPPED, "cause" => "no_room").absolute(traces.no_room.load(Relaxed));
     counter!(SPANS_DROPPED, "cause" => "refused").absolute(traces.refused.load(Relaxed));
@@ -176,8 +176,8 @@ fn traces(live: &SharedState) {
 }
 
 /// All other metrics, for `detail = "full"`.
-fn details(live: &SharedState, snapshot: &Snapshot) {
-    let gauges = &live.gauges;
+fn details(shared: &SharedState, snapshot: &Snapshot) {
+    let gauges = &shared.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
     for refusal in ProxyHeaderError::ALL {
         counter!(PROXY_HEADERS, "cause" => refusal.label()).absolute(gauges.proxy_headers_refused(refusal));
@@ -185,9 +185,9 @@ fn details(live: &SharedState, snapshot: &Snapshot) {
     gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
     counter!(RELOADS, "result" => "success").absolute(gauges.reloads_ok.load(Relaxed));
     counter!(RELOADS, "result" => "failure").absolute(gauges.reloads_failed.load(Relaxed));
-    gauge!(SAVE_SECONDS).set(live.commits.gap().unwrap_or_default().as_secs_f64());
-    counter!(LOG_DROPPED).absolute(live.log.dropped());
-    for (receiver, count) in live.alerts.read() {
+    gauge!(SAVE_SECONDS).set(shared.commits.gap().unwrap_or_default().as_secs_f64());
+    counter!(LOG_DROPPED).absolute(shared.log.dropped());
+    for (receiver, count) in shared.alerts.read() {
         counter!(ALERTS_SENT, "receiver" => receiver.clone(), "result" => "success").absolute(count.taken);
         counter!(ALERTS_SENT, "receiver" => receiver, "result" => "failure").absolute(count.failed);
     }
@@ -199,7 +199,7 @@ fn details(live: &SharedState, snapshot: &Snapshot) {
             gauge!(WEBSOCKETS, "release" => release.release.name.clone(), "arm" => arm.label()).set(tunnels);
         }
     }
-    gauge!(WEBSOCKETS, "release" => "none", "arm" => "none").set(live.direct.tunnels() as f64);
+    gauge!(WEBSOCKETS, "release" => "none", "arm" => "none").set(shared.direct.tunnels() as f64);
 }
 
 fn requests(snapshot: &Snapshot) {
@@ -239,8 +239,8 @@ fn requests(snapshot: &Snapshot) {
     }
 }
 
-fn releases(live: &SharedState, snapshot: &Snapshot) {
-    let views = live.views();
+fn releases(shared: &SharedState, snapshot: &Snapshot) {
+    let views = shared.views();
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
@@ -308,18 +308,18 @@ fn releases(live: &SharedState, snapshot: &Snapshot) {
                 .absolute(0);
         }
     }
-    for ((release, cause), n) in live.commits.rollbacks() {
+    for ((release, cause), n) in shared.commits.rollbacks() {
         counter!(ROLLBACKS, "release" => release, "cause" => cause).absolute(n);
     }
-    let direct = live.direct.in_flight();
+    let direct = shared.direct.in_flight();
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
 }
 
 type MetricReading = fn(&ArmCounters) -> LatencySum;
 
-fn histograms(live: &SharedState, detail: MetricsDetail, text: &mut String) {
-    let snapshot = live.commits.announced();
-    let mut arms: Vec<(&str, &str, &ArmCounters)> = vec![("none", "none", &live.direct)];
+fn histograms(shared: &SharedState, detail: MetricsDetail, text: &mut String) {
+    let snapshot = shared.commits.announced();
+    let mut arms: Vec<(&str, &str, &ArmCounters)> = vec![("none", "none", &shared.direct)];
     for release in &snapshot.releases {
         for arm in Arm::BOTH {
             arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));

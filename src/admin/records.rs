@@ -33,7 +33,7 @@ pub struct Since {
 
 /// `GET /api/v1/ledger?since=N&last=N`.
 pub async fn entries(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     query: Result<Query<Since>, QueryRejection>,
 ) -> Response {
     let Since { since, last } = match query {
@@ -44,7 +44,7 @@ pub async fn entries(
         Some(n) => ledger::read_last(&directory, since, n.min(LAST_MAX)),
         None => ledger::read(&directory, since),
     };
-    match read(&live, all).await {
+    match read(&shared, all).await {
         Ok(entries) => Json(entries).into_response(),
         Err(refused) => refused,
     }
@@ -58,22 +58,22 @@ pub struct From {
 
 /// `GET /api/v1/ledger/lines?from=BYTE`: the file's bytes from there on; empty at its end.
 pub async fn lines(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     query: Result<Query<From>, QueryRejection>,
 ) -> Response {
     let from = match query {
         Ok(Query(query)) => query.from,
         Err(fault) => return malformed(&fault, "?from=BYTE"),
     };
-    match read(&live, move |directory| ledger::piece(&directory, from, PIECE_BYTES_MAX)).await {
+    match read(&shared, move |directory| ledger::piece(&directory, from, PIECE_BYTES_MAX)).await {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
         Err(refused) => refused,
     }
 }
 
 /// `GET /api/v1/ledger/end`: the last entry as the proxy knows it.
-pub async fn end(State(live): State<Arc<SharedState>>) -> Json<dto::LedgerEnd> {
-    let end = live.ledger_end();
+pub async fn end(State(shared): State<Arc<SharedState>>) -> Json<dto::LedgerEnd> {
+    let end = shared.ledger_end();
     Json(dto::LedgerEnd { n: end.n, hash: end.hash })
 }
 
@@ -88,7 +88,7 @@ pub struct Numbers {
 /// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: the hashes of users in the ledger's lists. The key
 /// of the state directory is never sent. A number is the xxh3-64 of the normalised id.
 pub async fn hashed(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     query: Result<Query<Numbers>, QueryRejection>,
 ) -> Response {
     let hint = "?numbers=HEX,HEX: 256 at most, 16 hexadecimal digits each";
@@ -100,8 +100,8 @@ pub async fn hashed(
         text.split(',').take(HASHED_MAX + 1).map(|hex| u64::from_str_radix(hex, 16)).collect();
     match numbers {
         Ok(numbers) if numbers.len() <= HASHED_MAX => {
-            let hashes = numbers.iter().map(|number| live.key.user(*number)).collect();
-            Json(dto::HashedBody { key: live.key.name().to_owned(), hashes }).into_response()
+            let hashes = numbers.iter().map(|number| shared.key.user(*number)).collect();
+            Json(dto::HashedBody { key: shared.key.name().to_owned(), hashes }).into_response()
         }
         _ => refuse(StatusCode::BAD_REQUEST, "these are no numbers of users, or too many", Some(hint.into())),
     }
@@ -116,7 +116,7 @@ pub struct AttemptQuery {
 /// `GET /api/v1/failed?release=R&attempt=N`: the users that `new` has failed in that attempt, in
 /// the file's format; empty if there are none.
 pub async fn failed(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     query: Result<Query<AttemptQuery>, QueryRejection>,
 ) -> Response {
     let AttemptQuery { release, attempt } = match query {
@@ -128,18 +128,18 @@ pub async fn failed(
         return refuse(StatusCode::BAD_REQUEST, "this is not the name of a release", None);
     }
     let file = crate::store::failed_users::file(&release, attempt);
-    match read(&live, move |directory| Ok(checkpoints::read(&directory, &file).unwrap_or_default())).await {
+    match read(&shared, move |directory| Ok(checkpoints::read(&directory, &file).unwrap_or_default())).await {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
         Err(refused) => refused,
     }
 }
 
 async fn read<T: Send + 'static>(
-    live: &SharedState,
+    shared: &SharedState,
     read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Response> {
-    let configured = || live.snapshot().plan.state.directory.clone();
-    let directory = live.directory.clone().unwrap_or_else(configured);
+    let configured = || shared.snapshot().plan.state.directory.clone();
+    let directory = shared.directory.clone().unwrap_or_else(configured);
     let why = match tokio::task::spawn_blocking(move || read(directory)).await {
         Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => format!("the ledger cannot be read: {error}"),

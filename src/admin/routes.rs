@@ -41,7 +41,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// How long stable may take to accept a connection before a rollback by hand becomes a freeze.
 const PROBE: Duration = Duration::from_secs(1);
 
-pub fn router(live: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<EventHub>) -> Router {
+pub fn router(shared: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<EventHub>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -77,12 +77,12 @@ pub fn router(live: Arc<SharedState>, auth: Arc<AuthState>, hub: Arc<EventHub>) 
         .layer(Extension(hub))
         .layer(Extension(auth.clone()))
         .layer(axum::middleware::from_fn_with_state(auth, guard))
-        .with_state(live)
+        .with_state(shared)
 }
 
-async fn readyz(State(live): State<Arc<SharedState>>) -> Response {
-    let phase = live.gauges.phase();
-    let snapshot = live.snapshot();
+async fn readyz(State(shared): State<Arc<SharedState>>) -> Response {
+    let phase = shared.gauges.phase();
+    let snapshot = shared.snapshot();
     let without = snapshot.releases.iter().flat_map(|r| {
         let empty = Arm::BOTH.into_iter().filter(|arm| r.upstream(*arm).healthy() == 0);
         empty.map(|arm| format!("{}/{}", r.release.name, arm.label())).collect::<Vec<_>>()
@@ -93,24 +93,24 @@ async fn readyz(State(live): State<Arc<SharedState>>) -> Response {
             ServingPhase::Serving => dto::PhaseLabel::Serving,
             ServingPhase::Draining => dto::PhaseLabel::Draining,
         },
-        last_reload_error: live.source().last_error,
+        last_reload_error: shared.source().last_error,
         arms_without_server: without.collect(),
-        state_error: live.state_error(),
+        state_error: shared.state_error(),
     };
     let code = if phase == ServingPhase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(details)).into_response()
 }
 
-async fn metrics(State(live): State<Arc<SharedState>>) -> Response {
-    let text = metrics::render(&live);
+async fn metrics(State(shared): State<Arc<SharedState>>) -> Response {
+    let text = metrics::render(&shared);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn config(State(live): State<Arc<SharedState>>) -> Response {
-    let source = live.source();
-    let standings = live.standings();
-    let snapshot = live.snapshot();
-    let views = live.views();
+async fn config(State(shared): State<Arc<SharedState>>) -> Response {
+    let source = shared.source();
+    let standings = shared.standings();
+    let snapshot = shared.snapshot();
+    let views = shared.views();
     let traffic = |name: &str| views.get(name).map(|view| view.traffic());
     let service = |name: &str| {
         let release = snapshot.plan.release(name)?;
@@ -131,18 +131,18 @@ async fn config(State(live): State<Arc<SharedState>>) -> Response {
     Json(running).into_response()
 }
 
-async fn status(State(live): State<Arc<SharedState>>) -> Json<dto::StatusBody> {
-    Json(status_of(&live))
+async fn status(State(shared): State<Arc<SharedState>>) -> Json<dto::StatusBody> {
+    Json(status_of(&shared))
 }
 
 /// The body of `/api/v1/status`.
-pub fn status_of(live: &SharedState) -> dto::StatusBody {
-    let source = live.source();
-    let snapshot = live.commits.announced();
-    let views = live.views();
+pub fn status_of(shared: &SharedState) -> dto::StatusBody {
+    let source = shared.source();
+    let snapshot = shared.commits.announced();
+    let views = shared.views();
     let empty = ReleaseView::default();
     let release =
-        |r: &Arc<ReleaseSnapshot>| release_status(live, r, views.get(&r.release.name).unwrap_or(&empty));
+        |r: &Arc<ReleaseSnapshot>| release_status(shared, r, views.get(&r.release.name).unwrap_or(&empty));
     let releases = snapshot.releases.iter().map(release).collect();
     dto::StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -154,9 +154,9 @@ pub fn status_of(live: &SharedState) -> dto::StatusBody {
             loaded_at: clock::rfc3339(source.loaded_at_ms),
             last_error: source.last_error,
         },
-        state_error: live.state_error(),
+        state_error: shared.state_error(),
         releases,
-        removed: live
+        removed: shared
             .removed_trips()
             .into_iter()
             .map(|(name, trip)| dto::RemovedRelease {
@@ -170,13 +170,13 @@ pub fn status_of(live: &SharedState) -> dto::StatusBody {
 }
 
 fn release_status(
-    live: &SharedState,
+    shared: &SharedState,
     live_release: &ReleaseSnapshot,
     view: &ReleaseView,
 ) -> dto::ReleaseBody {
     let release = &live_release.release;
     // From the announced snapshot: changes that are not durable yet are not shown.
-    let memory = live.memory(&release.name).unwrap_or_default();
+    let memory = shared.memory(&release.name).unwrap_or_default();
     let holds = memory.ends().into_iter().map(HoldKind::label);
     let alarm = view.has_found(StandingFinding::Alarm).then_some(StandingFinding::Alarm.label());
     let ends = holds.chain(alarm).map(str::to_owned).collect();
@@ -301,7 +301,7 @@ struct ExplainQuery {
 }
 
 async fn explain(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
     let query = match query {
@@ -310,7 +310,7 @@ async fn explain(
             return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?user=ID&release=R".into()));
         }
     };
-    let snapshot = live.commits.announced();
+    let snapshot = shared.commits.announced();
     let release = match &query.release {
         Some(name) => snapshot.releases.iter().find(|r| r.release.name == *name),
         None if snapshot.releases.len() == 1 => snapshot.releases.first(),
@@ -345,7 +345,7 @@ async fn explain(
         wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
         held_back: release.state != rollout::RolloutState::Complete
             && is_held_back(&release.release, &subject),
-        power: live.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
+        power: shared.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
     };
     Json(explained).into_response()
 }
@@ -353,7 +353,7 @@ async fn explain(
 type RequestBodyOf = Result<Json<dto::ChangeRequest>, JsonRejection>;
 
 async fn rollback(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
     body: RequestBodyOf,
@@ -365,7 +365,7 @@ async fn rollback(
     if let Some(answer) = too_long(reason.as_deref()) {
         return answer;
     }
-    let snapshot = live.snapshot();
+    let snapshot = shared.snapshot();
     let Some(release) = snapshot.releases.iter().find(|r| r.release.name == name) else {
         return unknown(&snapshot, &name);
     };
@@ -382,8 +382,8 @@ async fn rollback(
     let change = tokio::spawn(async move {
         let probed = tokio::task::spawn_blocking(move || stable.takes_connections(PROBE)).await;
         let sign = if probed.unwrap_or(true) { StableSign::Answers } else { StableSign::Silent };
-        let changed = live.trip(&name, TripCall { stable: sign, ..call });
-        rolled_back(&live, &name, changed).await
+        let changed = shared.trip(&name, TripCall { stable: sign, ..call });
+        rolled_back(&shared, &name, changed).await
     });
     match change.await {
         Ok(answer) => answer,
@@ -392,7 +392,7 @@ async fn rollback(
 }
 
 async fn resume(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: RequestBodyOf,
@@ -418,23 +418,23 @@ async fn resume(
         known => known.and_then(|(_, ends)| ends),
     };
     let resumption = ResumeCommand { ends, at: request.at, accepts };
-    answered(&live, &name, live.resume(&name, &origin, &resumption)).await
+    answered(&shared, &name, shared.resume(&name, &origin, &resumption)).await
 }
 
 async fn pause(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: RequestBodyOf,
 ) -> Response {
     match reasoned("pause", "why the waves stay where they are", actor, body) {
-        Ok((_, origin)) => answered(&live, &name, live.pause(&name, &origin)).await,
+        Ok((_, origin)) => answered(&shared, &name, shared.pause(&name, &origin)).await,
         Err(answer) => *answer,
     }
 }
 
 async fn promote(
-    State(live): State<Arc<SharedState>>,
+    State(shared): State<Arc<SharedState>>,
     actor: Extension<Actor>,
     Path(name): Path<String>,
     body: RequestBodyOf,
@@ -444,7 +444,7 @@ async fn promote(
         Err(answer) => return *answer,
     };
     let promotion = PromoteCommand { wave: request.wave, despite: request.despite };
-    answered(&live, &name, live.promote(&name, &origin, &promotion)).await
+    answered(&shared, &name, shared.promote(&name, &origin, &promotion)).await
 }
 
 /// Parses a change that requires a reason: the request, and its actor.
@@ -469,18 +469,18 @@ fn reasoned(
 }
 
 pub(super) async fn answered(
-    live: &Arc<SharedState>,
+    shared: &Arc<SharedState>,
     name: &str,
     changed: Result<ChangeResult, ChangeRefused>,
 ) -> Response {
     match changed {
-        Err(ChangeRefused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
-        changed => told(live, changed).await,
+        Err(ChangeRefused::UnknownRelease(_)) => unknown(&shared.snapshot(), name),
+        changed => told(shared, changed).await,
     }
 }
 
-async fn told(live: &Arc<SharedState>, changed: Result<ChangeResult, ChangeRefused>) -> Response {
-    match answer(live, changed).await {
+async fn told(shared: &Arc<SharedState>, changed: Result<ChangeResult, ChangeRefused>) -> Response {
+    match answer(shared, changed).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refused) => refused,
     }
@@ -488,15 +488,15 @@ async fn told(live: &Arc<SharedState>, changed: Result<ChangeResult, ChangeRefus
 
 /// No further user enters `new`; the response also counts the exchanges still in flight there.
 async fn rolled_back(
-    live: &Arc<SharedState>,
+    shared: &Arc<SharedState>,
     name: &str,
     changed: Result<ChangeResult, ChangeRefused>,
 ) -> Response {
-    let mut answer = match answer(live, changed).await {
+    let mut answer = match answer(shared, changed).await {
         Ok(answer) => answer,
         Err(refused) => return refused,
     };
-    let snapshot = live.snapshot();
+    let snapshot = shared.snapshot();
     let release = snapshot.releases.iter().find(|r| r.release.name == name);
     if let Some(release) = release.filter(|r| r.state == rollout::RolloutState::RolledBack) {
         let present = release.tally.under_way.present();
@@ -513,7 +513,7 @@ fn under_way(present: UnderWayNow) -> dto::UnderWayBody {
 }
 
 async fn answer(
-    live: &Arc<SharedState>,
+    shared: &Arc<SharedState>,
     changed: Result<ChangeResult, ChangeRefused>,
 ) -> Result<dto::ChangeAnswer, Response> {
     let changed = match changed {
@@ -525,7 +525,7 @@ async fn answer(
     };
     let mut message = changed.message;
     if let Some(commit) = changed.commit {
-        let commits = live.commits.clone();
+        let commits = shared.commits.clone();
         let durable = tokio::task::spawn_blocking(move || commits.wait(commit, DURABLE_WITHIN)).await;
         if let Ok(Err(why)) = durable {
             message.push_str(&format!("; in memory only, a restart forgets it: {why}"));

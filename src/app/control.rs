@@ -32,7 +32,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
 /// The control plane: admin, the file, names, alerts. One thread, one runtime.
 pub(super) struct Control {
-    pub live: Arc<SharedState>,
+    pub shared: Arc<SharedState>,
     pub edits: Edits,
     pub asked: tokio::sync::mpsc::Receiver<Command>,
     pub admin_capacity: Capacity,
@@ -54,11 +54,11 @@ impl Control {
         let runtime = match runtime.build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                self.live.log.event("control_failed", json!({"error": error.to_string()}));
+                self.shared.log.event("control_failed", json!({"error": error.to_string()}));
                 return;
             }
         };
-        let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
+        let auth = Arc::new(AuthState::new(&self.shared.snapshot().plan.admin));
         runtime.block_on(self.serve(auth, sockets, stage, resolved));
         runtime.shutdown_timeout(ADMIN_GRACE);
     }
@@ -70,15 +70,15 @@ impl Control {
         stage: watch::Receiver<ServingStage>,
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
-        let hub = EventHub::new(self.live.clone(), self.admin_capacity.streams);
+        let hub = EventHub::new(self.shared.clone(), self.admin_capacity.streams);
         tokio::spawn(hub.clone().run());
         self.open_admin(sockets, &auth, &hub);
-        tokio::spawn(names(self.live.clone(), resolved));
-        tokio::spawn(alert::run(self.live.clone()));
-        tokio::spawn(wave_controller::run(self.live.clone()));
-        tokio::spawn(resources::run(self.live.clone()));
-        tokio::spawn(memory::run(self.live.clone()));
-        let span_exporter = tokio::spawn(send_traces(self.live.clone(), stage.clone()));
+        tokio::spawn(names(self.shared.clone(), resolved));
+        tokio::spawn(alert::run(self.shared.clone()));
+        tokio::spawn(wave_controller::run(self.shared.clone()));
+        tokio::spawn(resources::run(self.shared.clone()));
+        tokio::spawn(memory::run(self.shared.clone()));
+        let span_exporter = tokio::spawn(send_traces(self.shared.clone(), stage.clone()));
         let mut stopping = stage.clone();
         tokio::select! {
             () = self.follow(auth, hub, stage) => {}
@@ -88,13 +88,13 @@ impl Control {
     }
 
     fn open_admin(&self, sockets: Vec<TcpListener>, auth: &Arc<AuthState>, hub: &Arc<EventHub>) {
-        let router = routes::router(self.live.clone(), auth.clone(), hub.clone());
+        let router = routes::router(self.shared.clone(), auth.clone(), hub.clone());
         for socket in sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(listener) => {
                     tokio::spawn(admin_serve(listener, router.clone(), self.admin_capacity));
                 }
-                Err(error) => self.live.log.event("admin_failed", json!({"error": error.to_string()})),
+                Err(error) => self.shared.log.event("admin_failed", json!({"error": error.to_string()})),
             }
         }
     }
@@ -105,8 +105,8 @@ impl Control {
         hub: Arc<EventHub>,
         mut stage: watch::Receiver<ServingStage>,
     ) {
-        let mut probes = HealthProbes::new(self.live.log.clone());
-        probes.follow(&self.live.snapshot());
+        let mut probes = HealthProbes::new(self.shared.log.clone());
+        probes.follow(&self.shared.snapshot());
         loop {
             tokio::select! {
                 // No new requests come, so the last probe results hold until the end.
@@ -114,11 +114,11 @@ impl Control {
                 change = self.edits.changes.recv() => match change {
                     Some(_) => {
                         self.reload(&auth, &hub).await;
-                        probes.follow(&self.live.snapshot());
+                        probes.follow(&self.shared.snapshot());
                     }
                     None => std::future::pending().await,
                 },
-                () = self.live.reload_wanted.notified() => self.edits.watcher.kick(),
+                () = self.shared.reload_wanted.notified() => self.edits.watcher.kick(),
                 ask = self.asked.recv() => match ask {
                     Some(Command::Reload) => self.edits.watcher.kick(),
                     None => std::future::pending().await,
@@ -133,41 +133,41 @@ impl Control {
         let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&path)).await else { return };
         self.edits.watcher.replace(loaded.files);
         let failed = |errors: Vec<String>| {
-            self.live.log.event("reload_failed", json!({"errors": errors, "effect": "nothing changed"}));
+            self.shared.log.event("reload_failed", json!({"errors": errors, "effect": "nothing changed"}));
         };
         let checked = match loaded.result {
             Ok(mut checked) => {
-                checked.plan.inherit(&self.live.snapshot().plan);
+                checked.plan.inherit(&self.shared.snapshot().plan);
                 checked
             }
             Err(report) => {
                 let lines = report.lines();
-                self.live.reload_failed(lines.join("\n"), Some(report.render(config::Color::Plain)));
+                self.shared.reload_failed(lines.join("\n"), Some(report.render(config::Color::Plain)));
                 failed(lines);
                 return;
             }
         };
         for warning in checked.warnings.lines() {
-            self.live.log.event("config_warning", json!({"message": warning}));
+            self.shared.log.event("config_warning", json!({"message": warning}));
         }
         let source = source(&self.edits.path, &checked);
         let sha256 = source.sha256.clone();
         // DNS names of servers may have to be resolved.
-        let live = self.live.clone();
-        let Ok(applied) = tokio::task::spawn_blocking(move || live.reload(checked, source)).await else {
+        let shared = self.shared.clone();
+        let Ok(applied) = tokio::task::spawn_blocking(move || shared.reload(checked, source)).await else {
             return;
         };
         match applied {
             Ok(findings) => {
-                let snapshot = self.live.snapshot();
+                let snapshot = self.shared.snapshot();
                 if auth.replace(&snapshot.plan.admin) {
                     hub.close_streams();
                 }
-                self.live.log.event(
+                self.shared.log.event(
                     "reloaded",
                     json!({"revision": snapshot.revision, "sha256": sha256, "findings": findings}),
                 );
-                resolve_now(&self.live).await;
+                resolve_now(&self.shared).await;
             }
             Err(errors) => failed(errors),
         }
@@ -175,8 +175,8 @@ impl Control {
 }
 
 /// Sends traces until the drain is over, then the last ones.
-async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<ServingStage>) {
-    let mut span_exporter = trace_export::SpanExporter::new(live);
+async fn send_traces(shared: Arc<SharedState>, mut stage: watch::Receiver<ServingStage>) {
+    let mut span_exporter = trace_export::SpanExporter::new(shared);
     tokio::select! {
         () = span_exporter.run() => {}
         _ = stage.wait_for(|s| *s == ServingStage::Stopping) => {}
@@ -185,25 +185,25 @@ async fn send_traces(live: Arc<SharedState>, mut stage: watch::Receiver<ServingS
 }
 
 /// Resolves the names of servers again and again.
-async fn names(live: Arc<SharedState>, first: std::sync::mpsc::SyncSender<()>) {
-    resolve_now(&live).await;
+async fn names(shared: Arc<SharedState>, first: std::sync::mpsc::SyncSender<()>) {
+    resolve_now(&shared).await;
     let _ = first.try_send(());
     loop {
         tokio::time::sleep(resolve::INTERVAL).await;
-        resolve_now(&live).await;
+        resolve_now(&shared).await;
     }
 }
 
-async fn resolve_now(live: &SharedState) {
-    let servers = live.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
+async fn resolve_now(shared: &SharedState) {
+    let servers = shared.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
     for resolved in resolve::refresh(servers).await {
         match resolved {
             resolve::LookupResult::Changed { name, addresses } => {
                 let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
-                live.log.event("resolved", json!({"name": name, "addresses": addresses}));
+                shared.log.event("resolved", json!({"name": name, "addresses": addresses}));
             }
             resolve::LookupResult::Failed { name, error } => {
-                live.log.event("resolve_failed", json!({"name": name, "error": error}));
+                shared.log.event("resolve_failed", json!({"name": name, "error": error}));
             }
         }
     }

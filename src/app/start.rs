@@ -144,8 +144,8 @@ pub(super) fn shared_state(
     descriptors: &Descriptors,
     log: Log,
 ) -> Arc<SharedState> {
-    let mut live = SharedState::new(checked, source, found, disk.ledger_end(), key, log, disk.path());
-    live.connections.limit.store(descriptors.connections, Relaxed);
-    live.directory = disk.path().map(Path::to_owned);
-    Arc::new(live)
+    let mut shared = SharedState::new(checked, source, found, disk.ledger_end(), key, log, disk.path());
+    shared.connections.limit.store(descriptors.connections, Relaxed);
+    shared.directory = disk.path().map(Path::to_owned);
+    Arc::new(shared)
 }

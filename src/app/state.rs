@@ -7,7 +7,7 @@
 use crate::app::{StartError, StateFault};
 use crate::domain::config::{OnStateFailure, StateConfig};
 use crate::store::ledger::{Ledger, LedgerTail};
-use crate::store::private;
+use crate::store::permissions;
 use crate::store::state::{Loss, StateDirectory, StateError, StateFound, StateImage};
 use crate::store::state_key::{self, KeyOrigin, StateKey};
 use crate::telemetry::log::Log;
@@ -33,7 +33,7 @@ pub(super) struct Disk {
 impl OpenedState {
     /// Opens the directory and its ledger, and loads the state.
     pub(super) fn open(plan: &StateConfig, log: &Log) -> Result<OpenedState, StartError> {
-        for message in private::tighten(&plan.directory) {
+        for message in permissions::tighten(&plan.directory) {
             log.event("state_not_private", json!({"message": message}));
         }
         let (directory, ledger, found) = load(plan, log)?;

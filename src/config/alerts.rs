@@ -4,10 +4,10 @@
 //! their own, and no fault shows them.
 
 use super::files::{at_line, secret};
-use super::keys::server::ALERT;
 use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan};
 use super::sections::file;
 use super::values::{self, Parsed, bad, bad_help};
+use crate::config::keys::single_sections::ALERT;
 use crate::domain::config::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;

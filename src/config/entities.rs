@@ -4,12 +4,12 @@
 use super::combinations::{self, TripThresholds};
 use super::keys::choices::{ON_ANOMALY, ON_UNREACHABLE, WATCHDOG_MODE};
 use super::keys::release::{BODY, OUTCOME, RELEASE, WATCHDOG};
-use super::keys::service::{ROUTE, SEGMENT, UPSTREAM};
 use super::keys::{Section, closest};
 use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, article};
 use super::sections::{header_match, health, networks};
 use super::values::{self, name};
 use super::{files, resources, sections, waves};
+use crate::config::keys::upstreams_and_routes::{ROUTE, SEGMENT, UPSTREAM};
 use crate::domain::config::{
     Identity, Protocol, Release, Route, Server, Target, Upstream, WatchdogConfig, normalise,
 };

@@ -6,9 +6,9 @@
 
 use super::alerts::address;
 use super::keys::choices::ON_RESOURCE;
-use super::keys::{release, service};
 use super::reader::{ConfigReader, TableScope, found};
 use super::values;
+use crate::config::keys::{release, upstreams_and_routes};
 use crate::domain::config::{MetricsPage, ResourceConfig, ResourceSource, Scheme, Upstream};
 use crate::domain::resource::ResourceLimits;
 use crate::domain::resource::reading::Expression;
@@ -19,7 +19,7 @@ const QUERY_BYTES_MAX: usize = 4096;
 
 /// The sources of an upstream's resource metrics.
 pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<MetricsPage> {
-    let s = r.scope(upstream, &service::SCRAPES);
+    let s = r.scope(upstream, &upstreams_and_routes::SCRAPES);
     if s.table.is_none() {
         return vec![];
     }

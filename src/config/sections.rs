@@ -5,9 +5,9 @@ use super::files;
 use super::keys::choices::{
     CERTIFICATE_NAME, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
 };
-use super::keys::{ConfigKey, server, service};
 use super::reader::{ConfigReader, SourceSpan, TableScope, found};
 use super::values;
+use crate::config::keys::{ConfigKey, single_sections, upstreams_and_routes};
 use crate::domain::config::{
     Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Listen, LogConfig, RequestLimits,
     StateConfig,
@@ -28,7 +28,7 @@ pub struct ListenSpans {
 }
 
 pub fn listen(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> (Listen, ListenSpans) {
-    let scope = r.scope(root, &server::LISTEN);
+    let scope = r.scope(root, &single_sections::LISTEN);
     let http = r.parsed_or_default(&scope, "http", values::address);
     let https = r.parsed(&scope, "https", values::address);
     let admin = r.parsed_or_default(&scope, "admin", values::address);
@@ -96,7 +96,7 @@ pub fn admin(
     listen: &Listen,
     admin_span: SourceSpan,
 ) -> Admin {
-    let scope = r.scope(root, &server::ADMIN);
+    let scope = r.scope(root, &single_sections::ADMIN);
     let token_file = file(r, &scope, "token_file");
     // A value that is not a file name has been reported already.
     let named = token_file.is_some()
@@ -157,7 +157,7 @@ pub fn file(
 
 /// `mutual`: clients show a certificate.
 pub fn identity(r: &mut ConfigReader<'_>, root: &TableScope<'_>, mutual: bool) -> Identity {
-    let scope = r.scope(root, &server::IDENTITY);
+    let scope = r.scope(root, &single_sections::IDENTITY);
     let normalise = r.choice(&scope, "normalise", &NORMALISE);
     let max_bytes = r.integer(&scope, "max_bytes") as usize;
     let mut from = Vec::new();
@@ -195,7 +195,7 @@ pub fn identity(r: &mut ConfigReader<'_>, root: &TableScope<'_>, mutual: bool) -
 }
 
 fn source<'t>(r: &mut ConfigReader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
-    let scope = r.table(element, &server::IDENTITY_SOURCE, "an element of `from`".into());
+    let scope = r.table(element, &single_sections::IDENTITY_SOURCE, "an element of `from`".into());
     let table = scope.table?;
     let kinds: Vec<&str> = scope.section.names().filter(|k| table.contains_key(*k)).collect();
     match kinds[..] {
@@ -226,7 +226,7 @@ fn source<'t>(r: &mut ConfigReader<'_>, element: &'t Spanned<DeValue<'t>>) -> Op
 
 fn jwt(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<JwtSource> {
     let value = r.value(parent, "jwt")?;
-    let scope = r.table(value, &server::JWT, "`jwt`".into());
+    let scope = r.table(value, &single_sections::JWT, "`jwt`".into());
     scope.table?;
     let header = r.parsed_or_default(&scope, "header", values::header_name).map(|h| h.value);
     let claim = r.parsed_or_default(&scope, "claim", values::parameter).map(|c| c.value);
@@ -265,7 +265,7 @@ fn jwt(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<JwtSource> {
 }
 
 pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> RequestLimits {
-    let scope = r.scope(root, &server::LIMITS);
+    let scope = r.scope(root, &single_sections::LIMITS);
     let limits = RequestLimits {
         header_bytes: r.size(&scope, "header_bytes"),
         header_count: r.integer(&scope, "header_count") as usize,
@@ -302,7 +302,7 @@ fn stream_grace(r: &mut ConfigReader<'_>, scope: &TableScope<'_>) -> Duration {
 }
 
 pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> StateConfig {
-    let scope = r.scope(root, &server::STATE);
+    let scope = r.scope(root, &single_sections::STATE);
     let directory = r.parsed_or_default(&scope, "directory", |text| {
         if text.is_empty() || text.contains('\0') {
             return values::bad_help("not a directory", "write `\"state\"`, or an absolute path");
@@ -319,7 +319,7 @@ pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> StateConfig {
 }
 
 pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> LogConfig {
-    let scope = r.scope(root, &server::LOG);
+    let scope = r.scope(root, &single_sections::LOG);
     let format = r.choice(&scope, "format", &LOG_FORMAT);
     let sample = r.percent(&scope, "sample").value;
     let slow = r.duration(&scope, "slow");
@@ -336,7 +336,7 @@ pub fn health(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<Healt
         r.fault(&value.span(), "`health` is not a table", &found(value.get_ref()), help());
         return None;
     }
-    let scope = r.table(value, &service::HEALTH, "`health`".into());
+    let scope = r.table(value, &upstreams_and_routes::HEALTH, "`health`".into());
     scope.table?;
     if r.value(&scope, "path").is_none() {
         r.absent(&scope.span, "`health` has no `path`", "", help());
@@ -357,7 +357,7 @@ pub fn header_match(
         r.fault(&value.span(), "`header` is not a table", &found(value.get_ref()), Some(help.into()));
         return None;
     }
-    let scope = r.table(value, &service::HEADER_MATCH, "`header`".into());
+    let scope = r.table(value, &upstreams_and_routes::HEADER_MATCH, "`header`".into());
     scope.table?;
     for key in ["name", "equals"] {
         if r.value(&scope, key).is_none() {

@@ -5,8 +5,8 @@
 
 use super::alerts::address;
 use super::keys::choices::DETAIL;
-use super::keys::server;
 use super::reader::{ConfigReader, TableScope};
+use crate::config::keys::single_sections;
 use crate::domain::config::{MetricsDetail, Scheme, TracesConfig};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
@@ -14,12 +14,12 @@ const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 
 pub fn metrics(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> MetricsDetail {
-    let scope = r.scope(root, &server::METRICS);
+    let scope = r.scope(root, &single_sections::METRICS);
     r.choice(&scope, "detail", &DETAIL)
 }
 
 pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<TracesConfig> {
-    let scope = r.scope(root, &server::TRACES);
+    let scope = r.scope(root, &single_sections::TRACES);
     scope.table?;
     let sample = r.percent(&scope, "sample").value;
     if r.value(&scope, "endpoint").is_none() {

@@ -6,9 +6,9 @@
 //! two); with `client_ca` no session is ever resumed.
 
 use super::files::{at_line, secret, small};
-use super::keys::server;
 use super::reader::{ConfigReader, SourceSpan, TableScope};
 use super::sections::file;
+use crate::config::keys::single_sections;
 use crate::domain::config::{FromFiles, Listen, Protocol, Scheme, Server, Tls, Transport};
 use crate::domain::digest::Digest;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -29,7 +29,7 @@ pub fn tls(
     listen: &Listen,
     https: Option<&SourceSpan>,
 ) -> Option<Tls> {
-    let scope = r.scope(root, &server::TLS);
+    let scope = r.scope(root, &single_sections::TLS);
     let pair = (file(r, &scope, "certificate"), file(r, &scope, "key"));
     let client_ca = file(r, &scope, "client_ca");
     for (key, found) in [("certificate", &pair.0), ("key", &pair.1)] {

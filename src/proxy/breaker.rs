@@ -63,7 +63,7 @@ fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, breaker_tr
         stable: StableSign::Answers,
     };
     // It may name a release of an earlier snapshot; a removed release needs no trip.
-    let _ = record.worker().live.trip(&release.release.name, call);
+    let _ = record.worker().shared.trip(&release.release.name, call);
 }
 
 /// Why no server can be used. Those that probes found down were not connected to.

@@ -81,7 +81,7 @@ pub async fn run(
     if announced {
         match proxy_protocol::take(&mut stream, limits.header_timeout).await {
             Ok(header) => address = header.source.unwrap_or(address),
-            Err(refusal) => return log_refusal(&worker.live, address, refusal),
+            Err(refusal) => return log_refusal(&worker.shared, address, refusal),
         }
     }
     let stream = BatchedStream::new(stream);
@@ -101,11 +101,11 @@ pub async fn run(
 
 /// A trusted proxy does not send the configured PROXY header. Its connection is closed without a
 /// response, so the cause is logged.
-fn log_refusal(live: &SharedState, peer: IpAddr, refusal: ProxyHeaderError) {
-    if live.gauges.proxy_header_refused(refusal) {
+fn log_refusal(shared: &SharedState, peer: IpAddr, refusal: ProxyHeaderError) {
+    if shared.gauges.proxy_header_refused(refusal) {
         let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
                     check-send-proxy; nginx: proxy_protocol on)";
-        live.log.event(
+        shared.log.event(
             "proxy_header_refused",
             json!({"peer": peer.to_string(), "cause": refusal.label(), "hint": hint}),
         );

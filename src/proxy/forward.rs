@@ -292,6 +292,6 @@ fn log_server_refused(
     if server.worth_telling() {
         let (name, server) = (&upstream.config.name, server.server.to_string());
         let fields = json!({"upstream": name, "server": server, "error": error.to_string()});
-        record.worker().live.log.event("server_refused", fields);
+        record.worker().shared.log.event("server_refused", fields);
     }
 }

@@ -69,7 +69,7 @@ pub fn handle(
         CompleteDetached::new(exchange, context)
     });
     if handling.is_err() {
-        worker.live.rejected.of(worker.index).add(1);
+        worker.shared.rejected.of(worker.index).add(1);
         if http1 {
             client.progress.request_ended();
         }
@@ -90,7 +90,7 @@ fn prepare(
     request: Request<Incoming>,
 ) -> Result<PreparedRequest, RequestError> {
     let began = clock::now();
-    let snapshot = worker.live.snapshot();
+    let snapshot = worker.shared.snapshot();
     let plan = &snapshot.plan;
     let (mut head, body) = request.into_parts();
     let http1 = head.version != Version::HTTP_2;
@@ -191,11 +191,11 @@ fn route<'a>(snapshot: &Snapshot, head: &'a Parts) -> Result<Routed<'a>, Request
     let name = host.as_ref().map_or("", |h| routing::host_name(h.to_str().unwrap_or("")));
     let reading = path::read(head.uri.path());
     let route = routing::find_route(snapshot, name, &reading, &head.method)?;
-    let live = &snapshot.routes[route];
-    if live.barred {
+    let running = &snapshot.routes[route];
+    if running.barred {
         return Err(RequestError::Barred);
     }
-    Ok(Routed { route, target: live.target, path: reading.normal, host })
+    Ok(Routed { route, target: running.target, path: reading.normal, host })
 }
 
 /// The sender of a request.
@@ -230,9 +230,9 @@ fn identify<'a>(client: &'a Client, plan: &Config, head: &'a Parts, routed: &'a 
 /// Decides between stable and new. `None` on a route that goes to an upstream directly.
 fn decide(snapshot: &Snapshot, head: &Parts, routed: &Routed<'_>, sender: &Sender<'_>) -> Option<Decided> {
     let Target::Release(index) = routed.target else { return None };
-    let live = &snapshot.releases[index];
+    let running = &snapshot.releases[index];
     let user_id = sender.user_id.as_deref();
     let subject = Subject { user_id, headers: Some(&head.headers), address: Some(sender.address) };
-    let decision = decide::decide(&live.release, live.force, &subject);
+    let decision = decide::decide(&running.release, running.force, &subject);
     Some(Decided::new(index, &decision, sender.user_hash))
 }

@@ -40,11 +40,11 @@ enum ListenerKind {
 pub fn run(
     index: usize,
     listeners: Listeners,
-    live: Arc<SharedState>,
+    shared: Arc<SharedState>,
     stage: watch::Receiver<ServingStage>,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let worker = Rc::new(Worker::new(index, live));
+    let worker = Rc::new(Worker::new(index, shared));
     let (http, https) = {
         let _context = runtime.enter();
         (TcpListener::from_std(listeners.http)?, listeners.https.map(TcpListener::from_std).transpose()?)
@@ -86,7 +86,7 @@ async fn accept_all(
         spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage);
     }
     drop((http, https));
-    let drain = worker.live.snapshot().plan.limits.drain;
+    let drain = worker.shared.snapshot().plan.limits.drain;
     let finished = async {
         while connections.join_next().await.is_some() {}
         while let Some(detached) = worker.next_detached() {
@@ -112,13 +112,13 @@ fn spawn_connection(
     kind: ListenerKind,
     stage: &watch::Receiver<ServingStage>,
 ) {
-    let snapshot = worker.live.snapshot();
+    let snapshot = worker.shared.snapshot();
     let limits = &snapshot.plan.limits;
-    let room = limits.connections.min(worker.live.connections.limit.load(Relaxed));
-    let before = worker.live.gauges.connections.fetch_add(1, Relaxed);
-    worker.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
+    let room = limits.connections.min(worker.shared.connections.limit.load(Relaxed));
+    let before = worker.shared.gauges.connections.fetch_add(1, Relaxed);
+    worker.shared.gauges.connections_most.fetch_max(before + 1, Relaxed);
     if before >= room {
-        worker.live.gauges.connections.fetch_sub(1, Relaxed);
+        worker.shared.gauges.connections.fetch_sub(1, Relaxed);
         // A TLS client could read no response before its handshake, for which there is no room.
         if kind == ListenerKind::Http {
             refuse(&stream);
@@ -130,11 +130,11 @@ fn spawn_connection(
         (ListenerKind::Https, Some(tls)) => Some(tls.server.config.clone()),
         // No plan that removes [tls] from a listener comes into force.
         (ListenerKind::Https, None) => {
-            worker.live.gauges.connections.fetch_sub(1, Relaxed);
+            worker.shared.gauges.connections.fetch_sub(1, Relaxed);
             return;
         }
     };
-    let counted = Counted(worker.live.clone());
+    let counted = Counted(worker.shared.clone());
     let address = address.to_canonical();
     let listen = &snapshot.plan.listen;
     let announced = listen.proxy_protocol && listen.trusts(address);

@@ -163,7 +163,7 @@ impl RequestRecord {
                 stratum: self.snapshot.routes[self.route].stratum,
                 server: self.server,
             };
-            let ticket = self.worker.live.feed.arrive(self.worker.index, &arrival);
+            let ticket = self.worker.shared.feed.arrive(self.worker.index, &arrival);
             self.event_slot = ticket.map_or(EventSlot::Left, EventSlot::Waits);
         }
     }
@@ -174,7 +174,7 @@ impl RequestRecord {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
         if let EventSlot::Waits(ticket) = &mut self.event_slot {
-            self.worker.live.feed.moves(ticket, server);
+            self.worker.shared.feed.moves(ticket, server);
         }
         if self.body_state.is_whole() {
             self.mark_received(now);
@@ -321,7 +321,7 @@ impl RequestRecord {
         ) {
             self.mark_received(now);
         }
-        let (feed, worker) = (&self.worker.live.feed, self.worker.index);
+        let (feed, worker) = (&self.worker.shared.feed, self.worker.index);
         self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
             (
                 EventSlot::Waits(mut ticket),
@@ -443,7 +443,7 @@ impl RequestRecord {
                 detail,
             };
             let identity = &self.snapshot.plan.identity;
-            self.worker.live.log.line(access::format_line(&record, identity, log.format));
+            self.worker.shared.log.line(access::format_line(&record, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
             self.export_trace(traced, outcome, status, now);
@@ -474,7 +474,7 @@ impl RequestRecord {
             reason,
             by_stable: self.served == Served::ByStable,
         });
-        self.worker.live.traces.enqueue(self.worker.index, traced);
+        self.worker.shared.traces.enqueue(self.worker.index, traced);
     }
 
     /// The upstream has agreed to a tunnel, so the exchange has ended well.
@@ -497,11 +497,11 @@ impl RequestRecord {
         let Some(Decided { release, arm: Arm::New, user_hash: Some(user_hash), .. }) = self.decided else {
             return;
         };
-        let live = &self.snapshot.releases[release];
+        let running = &self.snapshot.releases[release];
         let log_context = &self.log_context;
-        live.tally.failed.note(UserFailure {
-            attempt: live.release.attempt,
-            evidence_id: live.evidence_id,
+        running.tally.failed.note(UserFailure {
+            attempt: running.release.attempt,
+            evidence_id: running.evidence_id,
             number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
                 FailedUserIds::Hashed => {

@@ -36,8 +36,8 @@ impl<'a> Destination<'a> {
     pub fn new(snapshot: &'a Snapshot, target: Target, decided: Option<&Decided>) -> Destination<'a> {
         match (target, decided) {
             (Target::Release(index), Some(decided)) => {
-                let live: &ReleaseSnapshot = &snapshot.releases[index];
-                Destination { upstream: live.upstream(decided.arm), decided: Some((live, decided.arm)) }
+                let running: &ReleaseSnapshot = &snapshot.releases[index];
+                Destination { upstream: running.upstream(decided.arm), decided: Some((running, decided.arm)) }
             }
             (Target::Upstream(index) | Target::Release(index), _) => {
                 Destination { upstream: &snapshot.upstreams[index], decided: None }

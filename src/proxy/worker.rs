@@ -34,7 +34,7 @@ pub enum ServingStage {
 
 pub struct Worker {
     pub index: usize,
-    pub live: Arc<SharedState>,
+    pub shared: Arc<SharedState>,
     pub pools: Pools<RequestBody>,
     random: Random,
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
@@ -46,28 +46,28 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: usize, live: Arc<SharedState>) -> Worker {
+    pub fn new(index: usize, shared: Arc<SharedState>) -> Worker {
         Worker {
             index,
-            pools: Pools::new(index, live.connections.clone()),
+            pools: Pools::new(index, shared.connections.clone()),
             random: Random::default(),
             user_key: RefCell::default(),
             detached: RefCell::new(Some(JoinSet::new())),
             on_new: OnNew::new(index),
-            live,
+            shared,
         }
     }
 
     /// Takes room for one more request in the whole process.
     pub fn take_request_room(&self, limits: &RequestLimits) -> Option<RequestRoom> {
-        let gauges = &self.live.gauges;
+        let gauges = &self.shared.gauges;
         let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
         // A load is cheaper than `fetch_max`, and mostly enough.
         if before >= gauges.requests_most.load(Relaxed) {
             gauges.requests_most.fetch_max(before + 1, Relaxed);
         }
         // On the error path, dropping it gives the room back.
-        let room = RequestRoom(self.live.clone());
+        let room = RequestRoom(self.shared.clone());
         (before < limits.requests_in_flight).then_some(room)
     }
 
@@ -131,7 +131,7 @@ impl Worker {
     pub async fn cancel_held(self: Rc<Self>) {
         loop {
             let now = clock::now();
-            let next = self.on_new.cancel_overdue(&self.live.snapshot(), now);
+            let next = self.on_new.cancel_overdue(&self.shared.snapshot(), now);
             tokio::time::sleep(next.map_or(LOOK, |next| LOOK.min(next - now))).await;
         }
     }
@@ -140,7 +140,7 @@ impl Worker {
     pub async fn sweep(self: Rc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            let snapshot = self.live.snapshot();
+            let snapshot = self.shared.snapshot();
             let longest = snapshot.plan.upstreams.iter().map(|u| u.connection_idle).max();
             self.pools.sweep(longest.unwrap_or(Duration::ZERO));
         }

@@ -136,24 +136,24 @@ impl SnapshotBuilder {
         }
     }
 
-    /// The standing of a release, for an edit of its versions; `live`: `None` if the file did not
+    /// The standing of a release, for an edit of its versions; `shared`: `None` if the file did not
     /// name it.
     fn version_standing(
         &self,
-        live: Option<&Arc<ReleaseSnapshot>>,
+        running: Option<&Arc<ReleaseSnapshot>>,
         memory: &ReleaseState,
     ) -> version::VersionState {
-        let reach = match live.map(|r| r.force) {
+        let reach = match running.map(|r| r.force) {
             Some(Effective::At(reach)) => reach,
             Some(Effective::Held) | None => Exposure::NOBODY,
         };
-        let complete = live.is_some_and(|r| r.state == RolloutState::Complete);
-        let held = match live {
+        let complete = running.is_some_and(|r| r.state == RolloutState::Complete);
+        let held = match running {
             // Any hold, except that of a version that waits for its weight: no user has reached
             // that one.
-            Some(live) => {
+            Some(running) => {
                 let waits = Some(Hold::Awaits(ManualHold::NewVersion));
-                memory.guards_versions() || live.hold.is_some() && live.hold != waits
+                memory.guards_versions() || running.hold.is_some() && running.hold != waits
             }
             // The file names it again after a removal: which version earned its weight is unknown.
             None => memory.attempt != 0,
@@ -191,8 +191,8 @@ impl SnapshotBuilder {
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
             let strata = ReleaseSnapshot::strata(&plan, i);
             let before = earlier.map(Arc::as_ref);
-            let live = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
-            releases.push(Arc::new(live));
+            let running = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
+            releases.push(Arc::new(running));
         }
         let mut counts = HashMap::new();
         let mut counter = |key: String| -> Arc<OutcomeCounts> {
@@ -476,13 +476,13 @@ impl SnapshotBuilder {
             let standing = ReleaseStanding { memory: memory.clone(), ..ReleaseStanding::default() };
             releases.insert(name.clone(), standing);
         }
-        for live in &now.releases {
-            let standing = releases.entry(live.release.name.clone()).or_default();
-            if let Effective::At(reach) = live.force {
+        for running in &now.releases {
+            let standing = releases.entry(running.release.name.clone()).or_default();
+            if let Effective::At(reach) = running.force {
                 standing.reach = reach;
             }
-            standing.version = self.version_standing(Some(live), &standing.memory);
-            standing.barred_by = self.barred_by(&live.release.name);
+            standing.version = self.version_standing(Some(running), &standing.memory);
+            standing.barred_by = self.barred_by(&running.release.name);
         }
         Standings { releases, stranger: self.stranger(), now: self.now() }
     }
@@ -508,15 +508,15 @@ impl SnapshotBuilder {
     pub(super) fn record(&mut self, mut entry: LedgerEntry, next: &Snapshot) -> LedgerEntry {
         let named = |r: &&Arc<ReleaseSnapshot>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
-            (Some(live), Some(name)) => {
-                let held = live.force == Effective::Held;
+            (Some(running), Some(name)) => {
+                let held = running.force == Effective::Held;
                 entry.held = Some(held);
-                entry.under_way = live.tally.under_way.found_by_hold(held);
-                let (release, identity) = (&live.release, &next.plan.identity);
-                let roll = MembershipIdentity::of(release, live.reach, identity);
+                entry.under_way = running.tally.under_way.found_by_hold(held);
+                let (release, identity) = (&running.release, &next.plan.identity);
+                let roll = MembershipIdentity::of(release, running.reach, identity);
                 if self.told.get(name) != Some(&roll) {
                     self.told.insert(name.clone(), roll);
-                    entry.membership = Some(Membership::of(release, live.reach, identity, &self.key));
+                    entry.membership = Some(Membership::of(release, running.reach, identity, &self.key));
                 }
             }
             (None, Some(name)) => {

@@ -493,10 +493,10 @@ impl SharedState {
     pub fn trip(&self, name: &str, call: TripCall) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let Some(live) = before.releases.iter().find(|r| r.release.name == name) else {
+        let Some(running) = before.releases.iter().find(|r| r.release.name == name) else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
-        let release = live.release.clone();
+        let release = running.release.clone();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let already = |state, ledger, what: &str| ChangeResult {
             state,
@@ -529,7 +529,7 @@ impl SharedState {
                 at_ms: clock::at_ms(),
                 actor: call.origin.actor.clone(),
                 detail: detail.clone(),
-                weight: live.force.weight(),
+                weight: running.force.weight(),
                 entry: 0,
             })
         } else {
@@ -543,7 +543,7 @@ impl SharedState {
                 onset_to_trip_ms,
                 stable_same_at_ms: None,
                 others: conflicts::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
-                servers: live.new.aliases(),
+                servers: running.new.aliases(),
                 entry: 0,
             })
         };
@@ -553,7 +553,7 @@ impl SharedState {
         let kind = if freeze { "freeze" } else { "trip" };
         let after = next.releases.iter().find(|r| r.release.name == name);
         let entry = LedgerEntry {
-            weight_before: Some(live.force.weight().percent()),
+            weight_before: Some(running.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence: call.evidence,
             cause: Some(call.cause.label().to_owned()),
@@ -564,7 +564,7 @@ impl SharedState {
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let commit = self.publish(&mut writer, next, vec![entry], rollback);
         let message = if freeze {
-            format!("held at {}: {detail}", live.force.weight())
+            format!("held at {}: {detail}", running.force.weight())
         } else {
             "new requests go to stable".to_owned()
         };
@@ -601,8 +601,8 @@ impl SharedState {
 
     /// Records that the last exchange on a held `new` has ended. Called by a timer.
     pub fn note_drained(&self) {
-        for live in &self.snapshot.load().releases {
-            let Some(drained) = live.tally.under_way.drained() else { continue };
+        for running in &self.snapshot.load().releases {
+            let Some(drained) = running.tally.under_way.drained() else { continue };
             let mut writer = self.writer();
             let now = self.snapshot.load_full();
             let count = drained.most;
@@ -611,7 +611,7 @@ impl SharedState {
             let origin = ChangeOrigin { actor: "proxy".into(), reason: None };
             let entry = LedgerEntry {
                 evidence: serde_json::json!({"requests": count, "held_at": held_at}),
-                ..writer.entry("drained", Some(&live.release), &origin, detail)
+                ..writer.entry("drained", Some(&running.release), &origin, detail)
             };
             let entry = writer.record(entry, &now);
             self.publish(&mut writer, now, vec![entry], None);

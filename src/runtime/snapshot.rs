@@ -37,8 +37,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// To be called on publication: exchanges on a held `new` have a deadline.
     pub fn publish_holds(&self) {
-        for live in &self.releases {
-            live.tally.under_way.publish(live.release.attempt, live.force == Effective::Held);
+        for running in &self.releases {
+            running.tally.under_way.publish(running.release.attempt, running.force == Effective::Held);
         }
     }
 }

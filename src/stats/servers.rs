@@ -34,7 +34,7 @@
 //!
 //! Invariants: pure, time is an argument; memory is bounded by the number of servers.
 
-mod keeping;
+mod persistence;
 mod silence;
 mod warm_up;
 

@@ -9,8 +9,8 @@
 //! state file. Invariants: one image per file waits, the latest; a failing or hanging disk is
 //! logged once and delays nothing else.
 
-use super::private::private_file;
 use super::state_key::StateKey;
+use crate::store::permissions::private_file;
 use crate::telemetry::log::Log;
 use crate::telemetry::throttle::{TroubleEdges, Turn};
 use serde_json::json;

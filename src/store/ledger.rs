@@ -8,8 +8,8 @@
 
 use super::chain;
 use super::membership::Membership;
-use super::private::private_file;
 use crate::domain::digest::{Digest, hex};
+use crate::store::permissions::private_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;

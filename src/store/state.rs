@@ -19,10 +19,10 @@
 
 mod format;
 
-use super::kept::SharedError;
 use super::ledger::{self, LedgerEntry, LedgerTail};
-use super::private::{private_directory, private_file};
 use crate::domain::rollout::ReleaseState;
+use crate::store::permissions::{private_directory, private_file};
+use crate::store::shared_error::SharedError;
 pub use crate::store::state::format::UnknownCause;
 use crate::store::state::format::{FileImage, FileMemory};
 use serde::Deserialize;

@@ -12,9 +12,9 @@
 //! unreadable file is left unchanged. No fault of the file keeps a proxy from starting. The name of
 //! a key reveals nothing about the key.
 
-use super::private::private_file;
 use crate::domain::digest::hex;
 use crate::domain::segment::UserSet;
+use crate::store::permissions::private_file;
 use crate::telemetry::random;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;

@@ -10,10 +10,10 @@
 //! `durable` false, and saving is retried every second. An entry whose line is not on disk stays in
 //! the image, from which it is written again.
 
-use super::kept::SharedError;
 use super::ledger::{Ledger, LedgerEntry};
 use super::state::{Elsewhere, PathTarget, SavedFile, StateDirectory, StateImage};
 use super::state_key::StateKey;
+use crate::store::shared_error::SharedError;
 use crate::telemetry::clock;
 use crate::telemetry::log::Log;
 use arc_swap::ArcSwap;

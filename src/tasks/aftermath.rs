@@ -39,10 +39,10 @@ impl Aftermath {
 
     /// Called at each look of the watchdog. `release` comes from the snapshot of this look, so a
     /// trip of this look is processed at the next.
-    pub fn look(&mut self, live: &SharedState, release: &ReleaseSnapshot, onsets: &Onsets, now: Duration) {
+    pub fn look(&mut self, shared: &SharedState, release: &ReleaseSnapshot, onsets: &Onsets, now: Duration) {
         let rolled_back = release.state == RolloutState::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
-            let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);
+            let trip = shared.memory(&release.release.name).and_then(|memory| memory.trip);
             let decided = self.decided.take();
             // Refused connections have no counts of their own here.
             let refused = || onsets.decided(BadReason::Signal(Signal::Errors), None, None, now);
@@ -66,7 +66,7 @@ impl Aftermath {
                 recent.requests,
                 of.by.words(of.limit)
             );
-            live.stable_shows_the_same(&release.release.name, since_ms, detail, &recent);
+            shared.stable_shows_the_same(&release.release.name, since_ms, detail, &recent);
             self.looks_for = None;
         } else if now >= *until {
             self.looks_for = None;

@@ -34,7 +34,7 @@ impl MemoryBurst {
     }
 }
 
-pub async fn run(live: Arc<SharedState>) {
+pub async fn run(shared: Arc<SharedState>) {
     let (mut of_connections, mut of_requests, mut due) = (MemoryBurst::default(), MemoryBurst::default(), 0);
     loop {
         tokio::time::sleep(EVERY).await;
@@ -42,7 +42,7 @@ pub async fn run(live: Arc<SharedState>) {
             due -= 1;
             let _ = tokio::task::spawn_blocking(give_back).await;
         }
-        let gauges = &live.gauges;
+        let gauges = &shared.gauges;
         let connections = (gauges.connections_most.swap(0, Relaxed), gauges.connections.load(Relaxed));
         // Requests come and go by the hundred: their burst is over when a whole look was quieter.
         let requests = gauges.requests_most.swap(gauges.requests_in_flight.load(Relaxed), Relaxed);

@@ -1,7 +1,7 @@
 //! Slow background tasks, one file each: watchdog, waves, health probes, resources, alerts (with
 //! their receivers), traces, memory.
 //!
-//! Never imports `proxy`: they meet in `live`.
+//! Never imports `proxy`: they meet in `shared`.
 
 mod aftermath;
 pub mod alerts;

@@ -55,10 +55,10 @@ impl Drop for RunningScrape {
 }
 
 /// Runs until it is dropped.
-pub async fn run(live: Arc<SharedState>) {
+pub async fn run(shared: Arc<SharedState>) {
     let mut running: BTreeMap<String, RunningScrape> = BTreeMap::new();
     loop {
-        let snapshot = live.snapshot();
+        let snapshot = shared.snapshot();
         let mut before = std::mem::take(&mut running);
         for release in snapshot.releases.iter().filter(|r| !r.release.resources.is_empty()) {
             let wanted = ScrapeInput {
@@ -69,13 +69,13 @@ pub async fn run(live: Arc<SharedState>) {
             let name = &release.release.name;
             let kept = before.remove(name).filter(|running| running.wanted == wanted);
             let started = || {
-                let task = read_again_and_again(live.clone(), name.clone(), wanted.clone());
+                let task = read_again_and_again(shared.clone(), name.clone(), wanted.clone());
                 RunningScrape { wanted: wanted.clone(), task: tokio::spawn(task).abort_handle() }
             };
             running.insert(name.clone(), kept.unwrap_or_else(started));
         }
         // Readings without a task are not shown.
-        for (name, view) in live.views().iter_mut() {
+        for (name, view) in shared.views().iter_mut() {
             if !running.contains_key(name) {
                 view.resources.clear();
             }
@@ -85,14 +85,14 @@ pub async fn run(live: Arc<SharedState>) {
     }
 }
 
-async fn read_again_and_again(live: Arc<SharedState>, release: String, wanted: ScrapeInput) {
+async fn read_again_and_again(shared: Arc<SharedState>, release: String, wanted: ScrapeInput) {
     let mut memory = PreviousScrape::default();
     loop {
         let began = Instant::now();
         let readings = round(&wanted, &mut memory).await;
-        let snapshot = live.snapshot();
+        let snapshot = shared.snapshot();
         let Some(of) = snapshot.releases.iter().find(|r| r.release.name == release) else { return };
-        if let Some(view) = live.views().get_mut(&release) {
+        if let Some(view) = shared.views().get_mut(&release) {
             let mut before = std::mem::take(&mut view.resources);
             let next = |(resource, read): (&ResourceConfig, _)| {
                 let at = before.iter().position(|seen| seen.resource.name == resource.name);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Logs each ceiling that fits this service no longer, or fits it again.
 pub fn log_unfit(
-    live: &SharedState,
+    shared: &SharedState,
     release: &ReleaseSnapshot,
     was: Option<&ServiceProfile>,
     is: &ServiceProfile,
@@ -30,10 +30,10 @@ pub fn log_unfit(
     let (was, is) = (of(was), of(Some(is)));
     let name = &release.release.name;
     for (ceiling, effect) in is.iter().filter(|(ceiling, _)| !was.contains_key(*ceiling)) {
-        live.log.event("ceiling_unfit", json!({"release": name, "ceiling": ceiling, "effect": effect}));
+        shared.log.event("ceiling_unfit", json!({"release": name, "ceiling": ceiling, "effect": effect}));
     }
     for ceiling in was.keys().filter(|ceiling| !is.contains_key(*ceiling)) {
-        live.log.event("ceiling_fits", json!({"release": name, "ceiling": ceiling}));
+        shared.log.event("ceiling_fits", json!({"release": name, "ceiling": ceiling}));
     }
 }
 

@@ -49,7 +49,7 @@ const FLAGS: u32 = 0x101;
 const FLAG_REMOTE: u32 = 0x200;
 
 pub struct SpanExporter {
-    live: Arc<SharedState>,
+    shared: Arc<SharedState>,
     /// The batch in flight: kept until its result is known.
     batch: Vec<TracedExchange>,
     /// Requests beyond the size of a call.
@@ -80,13 +80,13 @@ impl ExportError {
 }
 
 impl SpanExporter {
-    pub fn new(live: Arc<SharedState>) -> Self {
+    pub fn new(shared: Arc<SharedState>) -> Self {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
         let instance = hex(&id);
         SpanExporter {
-            live,
+            shared,
             batch: vec![],
             rest: vec![],
             failures: 0,
@@ -110,15 +110,15 @@ impl SpanExporter {
 
     /// At most one call; returns the pause until the next.
     async fn round(&mut self) -> Duration {
-        let snapshot = self.live.snapshot();
+        let snapshot = self.shared.snapshot();
         let Some(plan) = &snapshot.plan.traces else {
             // Switched off: the waiting requests are from before.
             self.drop_batch();
-            self.live.traces.done(self.rest.len());
+            self.shared.traces.done(self.rest.len());
             self.rest.clear();
             loop {
-                let taken = self.live.traces.take().len();
-                self.live.traces.done(taken);
+                let taken = self.shared.traces.take().len();
+                self.shared.traces.done(taken);
                 if taken == 0 {
                     break;
                 }
@@ -127,7 +127,7 @@ impl SpanExporter {
         };
         if self.batch.is_empty() {
             if self.rest.is_empty() {
-                self.rest = self.live.traces.take();
+                self.rest = self.shared.traces.take();
             }
             let at = self.rest.len().min(BATCH_MAX);
             self.batch = self.rest.drain(..at).collect();
@@ -136,13 +136,13 @@ impl SpanExporter {
             return EVERY;
         }
         let spans: u64 = self.batch.iter().map(|traced| traced.spans()).sum();
-        let traces = &self.live.traces;
+        let traces = &self.shared.traces;
         match self.call(plan).await {
             Ok(rejected) => {
                 traces.sent.fetch_add(spans.saturating_sub(rejected), Relaxed);
                 traces.refused.fetch_add(rejected.min(spans), Relaxed);
                 if self.trouble.turn(false) == Some(Turn::Ends) {
-                    self.live
+                    self.shared
                         .log
                         .event("traces_delivered_again", json!({"collector": plan.address.to_string()}));
                 }
@@ -160,7 +160,7 @@ impl SpanExporter {
                     };
                     let (collector, error) = (plan.address.to_string(), error.to_string());
                     let told = json!({"collector": collector, "error": error, "effect": effect});
-                    self.live.log.event("traces_not_delivered", told);
+                    self.shared.log.event("traces_not_delivered", told);
                 }
                 if !passing {
                     traces.refused.fetch_add(spans, Relaxed);
@@ -179,7 +179,7 @@ impl SpanExporter {
 
     /// Ends the batch: its result is known.
     fn drop_batch(&mut self) {
-        self.live.traces.done(self.batch.len());
+        self.shared.traces.done(self.batch.len());
         self.batch.clear();
     }
 
@@ -207,7 +207,7 @@ impl SpanExporter {
             let (collector, why) =
                 (plan.address.to_string(), why.chars().take(WHY_CHARS).collect::<String>());
             let told = json!({"collector": collector, "spans": rejected, "error": why});
-            self.live.log.event("traces_rejected", told);
+            self.shared.log.event("traces_rejected", told);
         }
         Ok(rejected)
     }

@@ -72,7 +72,7 @@ const DOES_NOT_FIT: &str = "what was saved of it is damaged, of another version 
 
 /// Runs until `stop`.
 /// `config` is the file beside which `grayling.stop` may appear.
-pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option<&EvidenceFiles>) {
+pub fn run(shared: &SharedState, config: &Path, stop: &AtomicBool, archive: Option<&EvidenceFiles>) {
     // The evidence that an earlier process kept of the releases present at start.
     let kept = |release: &Arc<ReleaseSnapshot>| {
         let (name, now) = (&release.release.name, clock::now());
@@ -83,30 +83,30 @@ pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option
             .and_then(|archive| checkpoints::read(&archive.directory, &checkpoints::evidence_file(name)));
         let was_saved = saved.is_some();
         let restored = saved
-            .and_then(|bytes| live.key.unseal(bytes))
+            .and_then(|bytes| shared.key.unseal(bytes))
             .and_then(|bytes| WatchedRelease::restored(release, &bytes, now));
         if let Some(dog) = &restored {
             let e_value = dog.judge.engine().e_value();
-            live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
+            shared.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         } else if was_saved {
-            live.log.event("evidence_begins_anew", json!({"release": name, "why": DOES_NOT_FIT}));
+            shared.log.event("evidence_begins_anew", json!({"release": name, "why": DOES_NOT_FIT}));
         }
         let mut dog = restored.unwrap_or_else(|| WatchedRelease::new(release, Baseline::default(), now));
         let past = archive.filter(|_| !another).and_then(|a| past_figures::read(release, &a.directory, now));
         if let Some(past) = past {
             dog.judge.knows_own_past(past);
         }
-        if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
+        if let Some(checkpoint) = shared.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
             dog.stage = WatchedStage::restored(release, checkpoint);
         }
         (name.clone(), Box::new(dog))
     };
     if let Some(archive) = archive {
-        live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
+        shared.snapshot().releases.iter().for_each(|release| remember_failed(shared, release, archive));
     }
     // Boxed: they are large, and move on every tick.
     let mut watched: BTreeMap<String, Box<WatchedRelease>> =
-        live.snapshot().releases.iter().map(kept).collect();
+        shared.snapshot().releases.iter().map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
@@ -114,26 +114,26 @@ pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option
     // Events since the last tick, by epoch.
     let mut events: HashMap<u64, Vec<RequestEvent>, BuildHasher> = HashMap::default();
     while !stop.load(Relaxed) {
-        let snapshot = live.snapshot();
+        let snapshot = shared.snapshot();
         let tick = snapshot.releases.iter().map(|r| r.release.watchdog.tick).min();
         std::thread::sleep(tick.unwrap_or(LATE).max(TICK_MIN));
         let now = clock::now();
-        let starved = live.feed.lost() > std::mem::replace(&mut lost, live.feed.lost());
+        let starved = shared.feed.lost() > std::mem::replace(&mut lost, shared.feed.lost());
         let ticks = if starved || now.saturating_sub(last) > tick.unwrap_or(LATE) + LATE {
-            live.gauges.ticks_late.fetch_add(1, Relaxed);
+            shared.gauges.ticks_late.fetch_add(1, Relaxed);
             TickSettings::Late
         } else {
             TickSettings::OnTime
         };
         last = now;
-        live.heed_stop_file(StopFile::beside(config));
-        live.note_drained();
-        live.end_maintenances();
+        shared.heed_stop_file(StopFile::beside(config));
+        shared.note_drained();
+        shared.end_maintenances();
 
-        live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
+        shared.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
         // Loaded after the events were taken: it has all of their epochs, except those of removed
         // releases.
-        let snapshot = live.snapshot();
+        let snapshot = shared.snapshot();
         if now.as_secs() / 60 != minute {
             minute = now.as_secs() / 60;
             for release in &snapshot.releases {
@@ -145,7 +145,7 @@ pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option
             observed = now;
         }
         watched.retain(|name, _| snapshot.releases.iter().any(|r| r.release.name == *name));
-        live.views().retain(|name, _| snapshot.releases.iter().any(|r| r.release.name == *name));
+        shared.views().retain(|name, _| snapshot.releases.iter().any(|r| r.release.name == *name));
         for release in &snapshot.releases {
             let name = &release.release.name;
             let dog = match watched.remove(name) {
@@ -155,10 +155,10 @@ pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option
             };
             let dog = watched.entry(name.clone()).or_insert(dog);
             dog.feed(release, &mut events, now);
-            dog.tick(live, release, now, ticks, observe);
+            dog.tick(shared, release, now, ticks, observe);
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
-                dog.keep_stage(live, release, archive, now);
+                dog.keep_stage(shared, release, archive, now);
                 dog.keep_past(release, archive, now);
                 dog.keep_failed(release, archive, now);
             }
@@ -170,13 +170,13 @@ pub fn run(live: &SharedState, config: &Path, stop: &AtomicBool, archive: Option
             lives
         });
     }
-    for release in &live.snapshot().releases {
+    for release in &shared.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
             (dog.keep_by, dog.keep_failed_by, dog.stage.keep_by) = Default::default();
             dog.keep_past_by = Duration::ZERO;
             dog.keep_past(release, archive, clock::now());
             dog.keep(release, archive, clock::now());
-            dog.keep_stage(live, release, archive, clock::now());
+            dog.keep_stage(shared, release, archive, clock::now());
             dog.keep_failed(release, archive, clock::now());
         }
     }
@@ -322,7 +322,7 @@ impl WatchedRelease {
 
     fn tick(
         &mut self,
-        live: &SharedState,
+        shared: &SharedState,
         release: &ReleaseSnapshot,
         now: Duration,
         ticks: TickSettings,
@@ -331,12 +331,12 @@ impl WatchedRelease {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
         let accepted = |view: &mut ReleaseView| std::mem::take(&mut view.accepted);
-        let accepted = live.views().get_mut(&release.release.name).map(accepted);
+        let accepted = shared.views().get_mut(&release.release.name).map(accepted);
         accepted.iter().flatten().for_each(|finding| self.judge.accept(*finding));
         self.judge.set_soaked(release.is_soaked(clock::at_ms()));
         self.take_final(release, now);
         let (minute, recent, used) = {
-            let mut views = live.views();
+            let mut views = shared.views();
             let view = views.entry(release.release.name.clone()).or_default();
             if observe {
                 for arm in Arm::BOTH {
@@ -362,24 +362,24 @@ impl WatchedRelease {
         if ticks == TickSettings::OnTime && judgement.state != WatchdogState::Blind {
             self.stage.watched += passed;
         }
-        self.act(live, release, &mut judgement, (harm, too_much), now);
-        self.aftermath.look(live, release, self.judge.onsets(), now);
+        self.act(shared, release, &mut judgement, (harm, too_much), now);
+        self.aftermath.look(shared, release, self.judge.onsets(), now);
         let suspicion = self.suspicion.look(&judgement.evidence.e, now);
         if let Some(ended) = self.judge.notice().take_ended() {
             let stood_s = now.saturating_sub(ended.since).as_secs();
-            live.log.event(
+            shared.log.event(
                 "notice_ended",
                 json!({"release": release.release.name, "stood_s": stood_s, "why": ended.why}),
             );
         }
         if judgement.state != self.told {
             self.told = judgement.state;
-            live.log.event(
+            shared.log.event(
                 "watchdog",
                 json!({"release": release.release.name, "state": judgement.state.label(), "detail": judgement.reason}),
             );
         }
-        if let Some(view) = live.views().get_mut(&release.release.name) {
+        if let Some(view) = shared.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
             view.notice_since = self.judge.notice().since();
             view.looked = now;
@@ -388,7 +388,7 @@ impl WatchedRelease {
             if observe {
                 let known =
                     service_profile::of(release, &self.judge, view, (&self.rates, &self.moments), now);
-                service_profile::log_unfit(live, release, view.known.as_ref(), &known);
+                service_profile::log_unfit(shared, release, view.known.as_ref(), &known);
                 view.known = Some(known);
             }
         }
@@ -449,7 +449,7 @@ impl WatchedRelease {
 
     fn act(
         &mut self,
-        live: &SharedState,
+        shared: &SharedState,
         release: &ReleaseSnapshot,
         judgement: &mut Judgement,
         ((harm, requests), too_much): ((FailedUserLimit, u64), Option<&resource::ResourceInputs>),
@@ -523,7 +523,7 @@ impl WatchedRelease {
             stable: sign,
         };
         // A release that has just left the plan needs no trip.
-        let _ = live.trip(&release.release.name, call);
+        let _ = shared.trip(&release.release.name, call);
         // The list of failed users is needed now.
         self.keep_failed_by = now;
     }

@@ -18,31 +18,31 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// Runs until it is dropped.
-pub async fn run(live: Arc<SharedState>) {
+pub async fn run(shared: Arc<SharedState>) {
     let mut climbs = BTreeMap::new();
     let mut period = tokio::time::interval(PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
         // No decisions while the proxy starts or stops.
-        if live.gauges.phase() != ServingPhase::Serving {
+        if shared.gauges.phase() != ServingPhase::Serving {
             continue;
         }
-        look(&live, &mut climbs, clock::now(), clock::at_ms());
+        look(&shared, &mut climbs, clock::now(), clock::at_ms());
     }
 }
 
-fn look(live: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now: Duration, at_ms: i64) {
-    let snapshot = live.snapshot();
+fn look(shared: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now: Duration, at_ms: i64) {
+    let snapshot = shared.snapshot();
     let planned =
         |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
     climbs.retain(|name, _| planned(name));
-    let durable = live.state_error().is_none();
+    let durable = shared.state_error().is_none();
     for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
         let name = &release.release.name;
         let climb = climbs.entry(name.clone()).or_insert_with(|| WaveController::new(release.stage, now));
         // No judgement before the watchdog has started this stage.
-        let shown = live
+        let shown = shared
             .views()
             .get(name)
             .and_then(|view| view.shown.clone())
@@ -60,19 +60,19 @@ fn look(live: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now: 
         };
         let proof = match (release.wave(), &shown) {
             (Some(wave), Some(StageEvidence { reading: Some(_), .. })) => {
-                live.views().get(name).map(|view| Some(proof(release, wave, view, now)))
+                shared.views().get(name).map(|view| Some(proof(release, wave, view, now)))
             }
             (None, Some(_)) => Some(None),
             _ => None,
         };
-        let barred_by = live.barred_by(release);
+        let barred_by = shared.barred_by(release);
         let input = proof.map(|proof| GateInput { proof, door: door(release, at_ms), durable, barred_by });
         let wave_status = climb.look(&standing, input, now);
         if wave_status.act != WaveAction::Wait {
             // If the stage is over by now, the next look handles the next one.
-            let _ = live.advance(name, release.stage, &wave_status);
+            let _ = shared.advance(name, release.stage, &wave_status);
         }
-        if let Some(view) = live.views().get_mut(name) {
+        if let Some(view) = shared.views().get_mut(name) {
             view.wave_status = Some((release.stage, wave_status));
         }
     }

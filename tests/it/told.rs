@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// One worker in front of one origin, with every user on stable, and without a watchdog.
 struct Plane {
-    live: Arc<SharedState>,
+    shared: Arc<SharedState>,
     http: SocketAddr,
     stage: tokio::sync::watch::Sender<ServingStage>,
     worker: Option<JoinHandle<()>>,
@@ -54,13 +54,13 @@ impl Plane {
         };
         let (http, mut sockets) = listen::bind_workers(checked.plan.listen.http, 1).unwrap();
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
-        let live = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
-        live.connections.limit.store(1000, Ordering::Relaxed);
+        let shared = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
+        shared.connections.limit.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(ServingStage::Serving);
         let listeners = Listeners { http: sockets.remove(0), https: None };
-        let of_worker = live.clone();
+        let of_worker = shared.clone();
         let worker = std::thread::spawn(move || listener::run(0, listeners, of_worker, staged).unwrap());
-        Plane { live, http, stage, worker: Some(worker), _world: world }
+        Plane { shared, http, stage, worker: Some(worker), _world: world }
     }
 
     /// All events until `ended` requests had ended, except their arrivals.
@@ -73,12 +73,12 @@ impl Plane {
             (self.tally().requests() >= ended).then_some(())
         });
         let mut all = vec![];
-        self.live.feed.drain(|_, event| all.push(event));
+        self.shared.feed.drain(|_, event| all.push(event));
         all
     }
 
     fn tally(&self) -> Arc<grayling::runtime::release_counters::ReleaseCounters> {
-        self.live.snapshot().releases[0].tally.clone()
+        self.shared.snapshot().releases[0].tally.clone()
     }
 
     fn answers(&self) -> AnswerCounts {

@@ -12,10 +12,10 @@
 
 pub mod choices;
 pub mod release;
-pub mod server;
-pub mod service;
+pub mod single_sections;
+pub mod upstreams_and_routes;
 
-pub use server::FILE;
+pub use crate::config::keys::single_sections::FILE;
 
 use choices::Choice;
 

@@ -7,7 +7,7 @@ use crate::config::keys::ValueKind::{
     Boolean, Choice, Duration, Integer, Number, Percent, Size, Table, TableList, Text, TextList,
 };
 use crate::config::keys::choices::{ON_ANOMALY, ON_RESOURCE, ON_UNREACHABLE, OPEN, WATCHDOG_MODE};
-use crate::config::keys::service::HEADER_MATCH;
+use crate::config::keys::upstreams_and_routes::HEADER_MATCH;
 use crate::config::keys::{Section, SectionExample, ValueKind, key};
 use crate::stats::engine::STRATA_MAX;
 

@@ -13,7 +13,7 @@ impl SharedState {
     pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &ArmCountsSince) {
         let mut writer = self.writer();
         let snapshot = self.snapshot();
-        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
+        let Some(running) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
         let evidence =
@@ -21,6 +21,6 @@ impl SharedState {
         let (memory, _) = rollout::step(&memory, RolloutInput::StableSame { at_ms: since_ms });
         let origin = ChangeOrigin { actor: "watchdog".into(), reason: None };
         let kind = "stable_shows_the_same";
-        self.change(&mut writer, live, memory, kind, &origin, detail, evidence, String::new());
+        self.change(&mut writer, running, memory, kind, &origin, detail, evidence, String::new());
     }
 }

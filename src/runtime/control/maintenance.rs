@@ -28,8 +28,8 @@ impl SharedState {
         length: Duration,
     ) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
-        let (live, memory) = self.remembered(&writer, name)?;
-        if live.state == RolloutState::RolledBack {
+        let (running, memory) = self.remembered(&writer, name)?;
+        if running.state == RolloutState::RolledBack {
             let why = Hold::Tripped.explain(name);
             return Err(ChangeRefused::NotNow(format!(
                 "{name} needs no maintenance, nobody is in new: {why}"
@@ -37,7 +37,7 @@ impl SharedState {
         }
         let now = clock::now();
         let until = now + length;
-        if let Some((present, ends)) = &live.maintenance {
+        if let Some((present, ends)) = &running.maintenance {
             if present.change != change {
                 return Err(ChangeRefused::NotNow(format!(
                     "the maintenance {} of {name} stands until {}; to end it first: {}",
@@ -49,7 +49,7 @@ impl SharedState {
             if until <= *ends + SAME {
                 let until = clock::rfc3339(present.until_ms);
                 return Ok(ChangeResult {
-                    state: live.state,
+                    state: running.state,
                     ledger: present.entry,
                     message: format!(
                         "the maintenance {change} stands already, until {until}; to end it earlier: {}",
@@ -69,61 +69,62 @@ impl SharedState {
             reason: origin.reason.clone().unwrap_or_default(),
             entry: 0,
         };
-        let longer = if live.maintenance.is_some() { "goes on" } else { "begins" };
+        let longer = if running.maintenance.is_some() { "goes on" } else { "begins" };
         let message = format!("maintenance {change} until {}: {EFFECT}", clock::rfc3339(until_ms));
         let detail = format!("maintenance {change} {longer}, until {}: {EFFECT}", clock::rfc3339(until_ms));
         let evidence =
             json!({"change": change, "until": clock::rfc3339(until_ms), "for_s": length.as_secs_f64()});
         let (memory, _) = rollout::step(&memory, RolloutInput::Maintain(of));
         writer.maintained.insert(name.to_owned(), until);
-        Ok(self.change(&mut writer, &live, memory, "maintenance", origin, detail, evidence, message))
+        Ok(self.change(&mut writer, &running, memory, "maintenance", origin, detail, evidence, message))
     }
 
     /// Ends the current maintenance early, for a person.
     pub fn end_maintenance(&self, name: &str, origin: &ChangeOrigin) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
-        let (live, _) = self.remembered(&writer, name)?;
-        let Some((of, _)) = &live.maintenance else {
+        let (running, _) = self.remembered(&writer, name)?;
+        let Some((of, _)) = &running.maintenance else {
             return Err(ChangeRefused::NotNow(format!("no maintenance of {name} is in force")));
         };
         let detail = format!("maintenance {} ends before its time", of.change);
-        Ok(self.without_maintenance(&mut writer, &live, origin, detail))
+        Ok(self.without_maintenance(&mut writer, &running, origin, detail))
     }
 
     /// Ends every maintenance whose time is over.
     /// Called by a timer.
     pub fn end_maintenances(&self) {
         let now = clock::now();
-        let over = |live: &ReleaseSnapshot| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
-        if !self.snapshot().releases.iter().any(|live| over(live)) {
+        let over =
+            |running: &ReleaseSnapshot| running.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
+        if !self.snapshot().releases.iter().any(|running| over(running)) {
             return;
         }
         let mut writer = self.writer();
         // Read again under the lock: a person may just have extended one.
         let snapshot = self.snapshot();
-        for live in snapshot.releases.iter().filter(|live| over(live)) {
-            let Some((of, _)) = &live.maintenance else { continue };
+        for running in snapshot.releases.iter().filter(|running| over(running)) {
+            let Some((of, _)) = &running.maintenance else { continue };
             let origin = ChangeOrigin { actor: "proxy".into(), reason: None };
             let detail = format!("maintenance {} has ended: ceilings and both_arms act again", of.change);
-            self.without_maintenance(&mut writer, live, &origin, detail);
+            self.without_maintenance(&mut writer, running, &origin, detail);
         }
     }
 
     fn without_maintenance(
         &self,
         writer: &mut SnapshotBuilder,
-        live: &ReleaseSnapshot,
+        running: &ReleaseSnapshot,
         origin: &ChangeOrigin,
         detail: String,
     ) -> ChangeResult {
-        let name = &live.release.name;
+        let name = &running.release.name;
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let change = memory.maintenance.as_ref().map(|of| of.change.clone());
         let (memory, _) = rollout::step(&memory, RolloutInput::EndMaintenance);
         writer.maintained.remove(name);
         let evidence = json!({"change": change, "ends": true});
         let message = "the maintenance is over: ceilings and both_arms act again, waves go on".to_owned();
-        self.change(writer, live, memory, "maintenance", origin, detail, evidence, message)
+        self.change(writer, running, memory, "maintenance", origin, detail, evidence, message)
     }
 
     fn remembered(
@@ -132,9 +133,9 @@ impl SharedState {
         name: &str,
     ) -> Result<(Arc<ReleaseSnapshot>, ReleaseState), ChangeRefused> {
         let snapshot = self.snapshot();
-        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+        let Some(running) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
-        Ok((live.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
+        Ok((running.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
     }
 }

@@ -53,19 +53,19 @@ impl SharedState {
     /// Pauses the waves of a release, for a person.
     pub fn pause(&self, name: &str, origin: &ChangeOrigin) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
-        let (live, memory) = self.with_waves(&writer, name)?;
+        let (running, memory) = self.with_waves(&writer, name)?;
         if let Some(pause) = &memory.pause {
             return Ok(ChangeResult {
-                state: live.state,
+                state: running.state,
                 ledger: pause.entry,
                 message: "it was paused before".into(),
                 commit: None,
             });
         }
-        if matches!(live.state, RolloutState::RolledBack | RolloutState::Frozen | RolloutState::Complete) {
-            let stands = match &live.hold {
+        if matches!(running.state, RolloutState::RolledBack | RolloutState::Frozen | RolloutState::Complete) {
+            let stands = match &running.hold {
                 Some(hold) => hold.explain(name),
-                None => format!("it is complete, {} of users are in new", live.force.weight()),
+                None => format!("it is complete, {} of users are in new", running.force.weight()),
             };
             return Err(ChangeRefused::NotNow(format!("{name} has no waves to pause: {stands}")));
         }
@@ -76,12 +76,13 @@ impl SharedState {
             entry: 0,
         };
         let (memory, _) = rollout::step(&memory, RolloutInput::Pause(pause));
-        let detail = match live.wave() {
+        let detail = match running.wave() {
             Some(wave) => format!("paused in wave `{}`", wave.name),
             None => "paused before the first wave".to_owned(),
         };
-        let message = format!("{detail}; the weight stays at {}, the watchdog goes on", live.force.weight());
-        Ok(self.change(&mut writer, &live, memory, "pause", origin, detail, Value::Null, message))
+        let message =
+            format!("{detail}; the weight stays at {}, the watchdog goes on", running.force.weight());
+        Ok(self.change(&mut writer, &running, memory, "pause", origin, detail, Value::Null, message))
     }
 
     /// Opens the next wave, which the person must name.
@@ -94,18 +95,18 @@ impl SharedState {
     ) -> Result<ChangeResult, ChangeRefused> {
         let shown = self.shown_now(name);
         let mut writer = self.writer();
-        let (live, memory) = self.with_waves(&writer, name)?;
-        let waves = &live.release.waves;
+        let (running, memory) = self.with_waves(&writer, name)?;
+        let waves = &running.release.waves;
         let Some(wave) = &promotion.wave else {
             return Err(ChangeRefused::Unclear(format!(
                 "a promote names the wave to open, which `wave` gives. {}",
-                stands(&live)
+                stands(&running)
             )));
         };
         let index = find_wave(waves, wave).ok_or_else(|| no_wave(name, wave, waves))?;
         let wave = &waves[index];
         for gate in &promotion.despite {
-            let critical = &live.release.critical;
+            let critical = &running.release.critical;
             if !gates::is_known(gate, critical.iter().map(String::as_str)) {
                 let of_routes = match &critical[..] {
                     [] => String::new(),
@@ -120,12 +121,12 @@ impl SharedState {
                 return Err(ChangeRefused::Unclear(message));
             }
         }
-        if let Some(hold) = &live.hold {
+        if let Some(hold) = &running.hold {
             return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted: {}", hold.explain(name))));
         }
-        if live.present == Some(index) {
+        if running.present == Some(index) {
             return Ok(ChangeResult {
-                state: live.state,
+                state: running.state,
                 ledger: memory.progress.as_ref().map_or(0, |p| p.entry),
                 message: format!(
                     "wave `{}` is open already, {} of users are in new; nothing changes",
@@ -134,25 +135,25 @@ impl SharedState {
                 commit: None,
             });
         }
-        if index != live.present.map_or(0, |i| i + 1) {
-            let message = format!("`{}` is not the next wave of {name}. {}", wave.name, stands(&live));
+        if index != running.present.map_or(0, |i| i + 1) {
+            let message = format!("`{}` is not the next wave of {name}. {}", wave.name, stands(&running));
             return Err(ChangeRefused::NotNow(message));
         }
-        if let Some((of, _)) = &live.maintenance {
+        if let Some((of, _)) = &running.maintenance {
             return Err(ChangeRefused::NotNow(format!(
                 "{name} cannot be promoted: waves hold during the maintenance {}; to end it first: {}",
                 of.change,
                 Maintenance::end_command(name)
             )));
         }
-        if let Some(by) = barred_by(&writer, &live) {
+        if let Some(by) = barred_by(&writer, &running) {
             return Err(ChangeRefused::NotNow(format!(
                 "{name} cannot be promoted: its `new` are servers of {by}, which is rolled back; first: {}",
                 HoldKind::Rollback.command(&by)
             )));
         }
-        let shown = shown.filter(|(stage, _)| *stage == live.stage).map(|(_, proof)| proof);
-        let wave_status = self.outlook_now(&live, shown);
+        let shown = shown.filter(|(stage, _)| *stage == running.stage).map(|(_, proof)| proof);
+        let wave_status = self.outlook_now(&running, shown);
         let against: Vec<(&str, String)> = against(&wave_status)
             .into_iter()
             .filter(|(gate, _)| !promotion.despite.iter().any(|d| d == gate))
@@ -171,7 +172,7 @@ impl SharedState {
         }
         let (memory, what) = rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Person });
         if what != RolloutStep::Opened(index) {
-            return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
+            return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted. {}", stands(&running))));
         }
         let skipped = skipped(&wave_status);
         let each = skipped.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
@@ -187,12 +188,12 @@ impl SharedState {
         );
         let skipped: Vec<&str> = skipped.iter().map(|g| &*g.name).collect();
         let evidence = json!({
-            "wave": wave_record(&live, index, wave),
+            "wave": wave_record(&running, index, wave),
             "skipped": skipped,
             "despite": promotion.despite,
             "gates": gate_evidence::written(&wave_status, GateDecision::Promote),
         });
-        Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
+        Ok(self.change(&mut writer, &running, memory, "promote", origin, detail, evidence, message))
     }
 
     /// The current wave's evidence so far, and its stage; `None`: no wave is open.
@@ -206,11 +207,12 @@ impl SharedState {
     }
 
     /// The gates at this moment, even if none were judged since the stage began.
-    fn outlook_now(&self, live: &ReleaseSnapshot, shown: Option<WaveEvidence>) -> WaveStatus {
-        let nothing = || live.wave().map(|wave| proof(live, wave, &ReleaseView::default(), clock::now()));
+    fn outlook_now(&self, running: &ReleaseSnapshot, shown: Option<WaveEvidence>) -> WaveStatus {
+        let nothing =
+            || running.wave().map(|wave| proof(running, wave, &ReleaseView::default(), clock::now()));
         let input = gates::GateInput {
             proof: shown.or_else(nothing),
-            door: door(live, clock::at_ms()),
+            door: door(running, clock::at_ms()),
             durable: self.state_error().is_none(),
             barred_by: None,
         };
@@ -237,15 +239,15 @@ impl SharedState {
         }
         let mut writer = self.writer();
         let before = self.snapshot();
-        let live = before.releases.iter().find(|r| r.release.name == name);
+        let running = before.releases.iter().find(|r| r.release.name == name);
         let Some(memory) = writer.image.releases.get(name).cloned() else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
-        if let Some(live) = live.filter(|r| r.release.attempt < memory.attempt) {
+        if let Some(running) = running.filter(|r| r.release.attempt < memory.attempt) {
             let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
             return Err(ChangeRefused::NotNow(format!(
                 "attempt {} cannot be resumed: {why}",
-                live.release.attempt
+                running.release.attempt
             )));
         }
         let ends = which(name, &memory, resumption.ends, &writer)?;
@@ -255,7 +257,7 @@ impl SharedState {
                 Hold::StopFile.explain(name)
             )));
         }
-        let by_hand = live.map_or(Weight::ZERO, |live| match live.release.course() {
+        let by_hand = running.map_or(Weight::ZERO, |running| match running.release.course() {
             Strategy::ByHand(reach) => reach.weight,
             Strategy::Waves(_) => Weight::ZERO,
         });
@@ -264,7 +266,7 @@ impl SharedState {
                 "{name} stays at 0%: the file's {by_hand} stood there for the version before; write another weight into the file"
             )));
         }
-        let waves = live.map_or(&[][..], |live| &live.release.waves);
+        let waves = running.map_or(&[][..], |running| &running.release.waves);
         let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;
         let (cleared, what) = rollout::step(&memory, RolloutInput::Resume { ends, at });
         let evidence = match what {
@@ -272,7 +274,7 @@ impl SharedState {
             _ => EvidenceEffect::StartsAfresh,
         };
         let left = cleared.ends();
-        match live {
+        match running {
             // A release that the file no longer names is forgotten: its servers are free again.
             None => writer.image.releases.remove(name),
             Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
@@ -289,10 +291,10 @@ impl SharedState {
             _ => format!("the {} is over; evidence starts afresh", ends.label()),
         };
         let entry = LedgerEntry {
-            weight_before: weight(live),
+            weight_before: weight(running),
             weight_after: weight(after),
             evidence: json!({"ends": ends.label()}),
-            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail)
+            ..writer.entry("resume", running.map(|r| &*r.release), origin, detail)
         };
         let entry = writer.record(LedgerEntry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
@@ -320,7 +322,7 @@ impl SharedState {
         at: Option<&str>,
     ) -> Result<ChangeResult, ChangeRefused> {
         let snapshot = self.snapshot();
-        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+        let Some(running) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         if at.is_some() {
@@ -329,7 +331,7 @@ impl SharedState {
                 finding.label()
             )));
         }
-        let level = 100.0 * live.release.watchdog.latency_notice;
+        let level = 100.0 * running.release.watchdog.latency_notice;
         let stood = self.views().get_mut(name).is_some_and(|view| {
             let stands = view.has_found(finding);
             view.accepted.extend(stands.then_some(finding));
@@ -355,18 +357,18 @@ impl SharedState {
         };
         let message = format!("{detail}; nothing else changes");
         let evidence = json!({"ends": finding.label()});
-        Ok(self.change(&mut writer, live, memory, "resume", origin, detail, evidence, message))
+        Ok(self.change(&mut writer, running, memory, "resume", origin, detail, evidence, message))
     }
 }
 
 /// The state in force of a plan, and the command that opens its next wave.
-pub fn stands(live: &ReleaseSnapshot) -> String {
-    let name = &live.release.name;
-    let present = match live.wave() {
+pub fn stands(running: &ReleaseSnapshot) -> String {
+    let name = &running.release.name;
+    let present = match running.wave() {
         Some(wave) => format!("the present wave is `{}`", wave.name),
         None => "no wave is open yet".to_owned(),
     };
-    let next = match live.next_wave() {
+    let next = match running.next_wave() {
         Some(wave) => format!(
             "the next is `{}`: grayling promote {name} --to {} --reason TEXT",
             wave.name,
@@ -376,8 +378,8 @@ pub fn stands(live: &ReleaseSnapshot) -> String {
     };
     format!(
         "{name} is {}, {} of users are in new; {present}; {next}",
-        live.state.label().replace('_', " "),
-        live.force.weight()
+        running.state.label().replace('_', " "),
+        running.force.weight()
     )
 }
 

@@ -27,25 +27,25 @@ impl SharedState {
     /// `None`: the stage is over, or a hold prevents it.
     pub fn advance(&self, name: &str, stage: u64, wave_status: &WaveStatus) -> Option<CommitId> {
         let mut writer = self.writer();
-        let (live, memory) = self.with_waves(&writer, name).ok()?;
-        if live.stage != stage
-            || live.hold.is_some()
-            || live.maintenance.is_some()
-            || barred_by(&writer, &live).is_some()
+        let (running, memory) = self.with_waves(&writer, name).ok()?;
+        if running.stage != stage
+            || running.hold.is_some()
+            || running.maintenance.is_some()
+            || barred_by(&writer, &running).is_some()
         {
             return None;
         }
-        let waves = &live.release.waves;
+        let waves = &running.release.waves;
         let (memory, what) = match wave_status.act {
             WaveAction::Wait => return None,
             WaveAction::Open => rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Gates }),
             WaveAction::Finish => rollout::step(&memory, RolloutInput::Finish { waves }),
             WaveAction::TellHold => (memory, RolloutStep::Unchanged),
         };
-        let present = live.wave().map_or("the start", |w| w.name.as_str());
+        let present = running.wave().map_or("the start", |w| w.name.as_str());
         let (decision, detail, index) = match what {
             RolloutStep::Opened(index) => {
-                let after = match live.wave() {
+                let after = match running.wave() {
                     Some(before) => format!("`{}` has passed every gate: ", before.name),
                     None => String::new(),
                 };
@@ -53,24 +53,24 @@ impl SharedState {
             }
             RolloutStep::Finished => (
                 GateDecision::Finish,
-                match live.held_back() {
+                match running.held_back() {
                     Weight::ZERO => format!("`{present}` has passed every gate: the plan is fulfilled"),
                     back => format!(
                         "`{present}` has passed every gate: the plan is fulfilled, and the {back} that was held back moves to new"
                     ),
                 },
-                live.present,
+                running.present,
             ),
             _ if wave_status.act == WaveAction::TellHold => {
                 let missing = wave_status.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
-                (GateDecision::Hold, format!("held in `{present}`: {missing}"), live.present)
+                (GateDecision::Hold, format!("held in `{present}`: {missing}"), running.present)
             }
             _ => return None,
         };
-        let wave = index.and_then(|i| Some(wave_record(&live, i, waves.get(i)?)));
+        let wave = index.and_then(|i| Some(wave_record(&running, i, waves.get(i)?)));
         let evidence = json!({"wave": wave, "gates": gate_evidence::written(wave_status, decision)});
         let origin = ChangeOrigin { actor: ACTOR.into(), reason: None };
-        self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).commit
+        self.change(&mut writer, &running, memory, "wave", &origin, detail, evidence, String::new()).commit
     }
 
     /// The state of each release.
@@ -89,22 +89,22 @@ impl SharedState {
         name: &str,
     ) -> Result<(Arc<ReleaseSnapshot>, ReleaseState), ChangeRefused> {
         let snapshot = self.snapshot();
-        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+        let Some(running) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
-        if live.release.waves.is_empty() {
+        if running.release.waves.is_empty() {
             return Err(ChangeRefused::NotNow(format!(
                 "the weight of {name} is set by hand: edit `weight` in [release.{name}], or give it waves"
             )));
         }
-        Ok((live.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
+        Ok((running.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
     }
 
     #[allow(clippy::too_many_arguments)]
     pub(super) fn change(
         &self,
         writer: &mut SnapshotBuilder,
-        live: &ReleaseSnapshot,
+        running: &ReleaseSnapshot,
         memory: ReleaseState,
         kind: &str,
         origin: &ChangeOrigin,
@@ -112,16 +112,16 @@ impl SharedState {
         evidence: Value,
         message: String,
     ) -> ChangeResult {
-        let name = &live.release.name;
+        let name = &running.release.name;
         writer.image.releases.insert(name.clone(), memory);
         let before = self.snapshot();
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let after = next.releases.iter().find(|r| r.release.name == *name);
         let entry = LedgerEntry {
-            weight_before: Some(live.force.weight().percent()),
+            weight_before: Some(running.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence,
-            ..writer.entry(kind, Some(&live.release), origin, detail)
+            ..writer.entry(kind, Some(&running.release), origin, detail)
         };
         let entry = writer.record(entry, &next);
         let (state, ledger) = (after.map_or(RolloutState::Pending, |r| r.state), entry.n);
@@ -140,11 +140,11 @@ pub(super) fn barred_by(writer: &SnapshotBuilder, release: &ReleaseSnapshot) -> 
         .map(|(n, _)| n.clone())
 }
 
-pub(super) fn wave_record(live: &ReleaseSnapshot, index: usize, wave: &Wave) -> Value {
-    let segments = live.release.segments.iter().take(wave.reach.segments).map(|s| s.name.as_str());
+pub(super) fn wave_record(running: &ReleaseSnapshot, index: usize, wave: &Wave) -> Value {
+    let segments = running.release.segments.iter().take(wave.reach.segments).map(|s| s.name.as_str());
     json!({
         "number": index + 1,
-        "of": live.release.waves.len(),
+        "of": running.release.waves.len(),
         "name": wave.name,
         "weight": wave.reach.weight.percent(),
         "held_back": wave.holds_back().percent(),

@@ -51,9 +51,9 @@
 //! or in none; closing rules never read labels; memory is bounded by the users, the requests in
 //! flight and the deadline.
 
-mod process;
+mod pipeline;
 
-pub use process::{AT_ONCE, Engine};
+pub use crate::stats::engine::pipeline::{AT_ONCE, Engine};
 
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;

@@ -16,7 +16,7 @@ use crate::domain::verdict::{Cause, JudgementEvidence, METHOD};
 use crate::stats::engine::SIGNALS;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::audit::gate_evidence::{self, GateDecision, RecomputeError};
-use crate::store::kept::SharedError;
+use crate::store::shared_error::SharedError;
 use crate::telemetry::clock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ use crate::domain::verdict::WatchdogState;
 use crate::domain::wave::Promotion;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
-use crate::store::kept::SharedError;
+use crate::store::shared_error::SharedError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

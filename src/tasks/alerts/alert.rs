@@ -220,22 +220,22 @@ struct ReceiverState {
 }
 
 /// Looks and sends, until it is dropped.
-pub async fn run(live: Arc<SharedState>) {
+pub async fn run(shared: Arc<SharedState>) {
     let mut receivers: Vec<ReceiverState> = vec![];
     let mut reload_failed: Option<i64> = None;
     // A rollback that a script has lifted before the next look is sent nevertheless.
-    let mut decided = live.commits.told.subscribe();
+    let mut decided = shared.commits.told.subscribe();
     loop {
-        let plan = live.snapshot().plan.clone();
+        let plan = shared.snapshot().plan.clone();
         receivers.retain(|told| plan.alerts.contains(told.mailbox.receiver()));
         for receiver in &plan.alerts {
             if !receivers.iter().any(|told| told.mailbox.receiver() == receiver) {
-                let mailbox = Mailbox::open(receiver.clone(), live.clone());
+                let mailbox = Mailbox::open(receiver.clone(), shared.clone());
                 receivers.push(ReceiverState { mailbox, standing: StandingAlerts::default() });
             }
         }
-        live.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
-        if live.gauges.last_reload_ok.load(Relaxed) {
+        shared.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
+        if shared.gauges.last_reload_ok.load(Relaxed) {
             reload_failed = None;
         } else {
             reload_failed.get_or_insert_with(clock::at_ms);
@@ -243,7 +243,7 @@ pub async fn run(live: Arc<SharedState>) {
         // In this order: the look finds everything announced before it, unless that is over.
         let brief: Vec<StandingAlert> =
             std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
-        let mut seen = look(&live, reload_failed);
+        let mut seen = look(&shared, reload_failed);
         for alert in brief {
             if !seen.iter().any(|known| known.kind == alert.kind && known.release == alert.release) {
                 seen.push(alert);
@@ -255,7 +255,7 @@ pub async fn run(live: Arc<SharedState>) {
             let due = seen.iter().filter(due).cloned().collect();
             for notice in standing.follow(due, clock::now(), clock::at_ms()) {
                 let (alert, over) = (&notice.alert, notice.over_ms.is_some());
-                live.log.event(
+                shared.log.event(
                     "alert",
                     json!({"alert": alert.kind.label(), "release": alert.release, "state": if over { "resolved" } else { "firing" },
                            "summary": alert.summary, "receiver": mailbox.receiver().name}),
@@ -300,7 +300,7 @@ fn of_entry(entry: &LedgerEntry) -> Option<StandingAlert> {
     })
 }
 
-fn look(live: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
+fn look(shared: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
     let at_ms = clock::at_ms();
     let of_all = |kind: AlertKind, since_ms: i64, summary: &str, detail: String| StandingAlert {
         kind,
@@ -315,7 +315,7 @@ fn look(live: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
     };
     let mut seen = vec![];
     if let Some(since) = reload_failed {
-        let why = live.source().last_error.unwrap_or_default();
+        let why = shared.source().last_error.unwrap_or_default();
         let summary = "the config file as it stands is not in force: the one before is";
         seen.push(of_all(
             AlertKind::ReloadFailed,
@@ -324,17 +324,17 @@ fn look(live: &SharedState, reload_failed: Option<i64>) -> Vec<StandingAlert> {
             format!("{why}\nTo see all of it: grayling check"),
         ));
     }
-    if let Some(why) = live.state_error() {
+    if let Some(why) = shared.state_error() {
         let summary = "rollbacks are in memory only, or earlier ones may be forgotten";
         seen.push(of_all(AlertKind::StateNotDurable, at_ms, summary, why));
     }
-    for release in &live.commits.announced().releases {
-        seen.extend(of_release(live, release, at_ms));
+    for release in &shared.commits.announced().releases {
+        seen.extend(of_release(shared, release, at_ms));
     }
     seen
 }
 
-fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<StandingAlert> {
+fn of_release(shared: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<StandingAlert> {
     let name = &release.release.name;
     let of = |kind: AlertKind, cause, since_ms: i64, summary: String, detail: String| StandingAlert {
         kind,
@@ -349,7 +349,7 @@ fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<
     };
     let mut seen = vec![];
     let memory = match release.state {
-        RolloutState::RolledBack | RolloutState::Frozen => live.memory(name).unwrap_or_default(),
+        RolloutState::RolledBack | RolloutState::Frozen => shared.memory(name).unwrap_or_default(),
         _ => Default::default(),
     };
     if let (RolloutState::RolledBack, Some(trip)) = (release.state, memory.trip) {
@@ -373,7 +373,7 @@ fn of_release(live: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Vec<
         );
         seen.push(of(AlertKind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
-    let (judgement, wave_status, suspicion) = match live.views().get(name) {
+    let (judgement, wave_status, suspicion) = match shared.views().get(name) {
         Some(view) => (view.judgement.clone(), view.wave_status.clone(), view.suspicion),
         None => (None, None, None),
     };

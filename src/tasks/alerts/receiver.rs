@@ -39,7 +39,7 @@ const HOLDS_MIN: Duration = Duration::from_secs(300);
 /// The queue of a receiver; its task ends with it.
 pub struct AlertQueue {
     receiver: Receiver,
-    shared: Arc<QueueState>,
+    queue: Arc<QueueState>,
     task: JoinHandle<()>,
 }
 
@@ -52,20 +52,20 @@ struct QueueState {
 }
 
 impl AlertQueue {
-    pub fn open(receiver: Receiver, live: Arc<SharedState>) -> AlertQueue {
-        let shared = Arc::new(QueueState::default());
-        live.alerts.change(&receiver.name, |_| {});
+    pub fn open(receiver: Receiver, shared: Arc<SharedState>) -> AlertQueue {
+        let queue = Arc::new(QueueState::default());
+        shared.alerts.change(&receiver.name, |_| {});
         let teller = AlertSender {
             receiver: receiver.clone(),
-            shared: shared.clone(),
-            live,
+            queue: queue.clone(),
+            shared,
             trouble: TroubleEdges::default(),
         };
         let task = match receiver.kind {
             ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
             ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
         };
-        AlertQueue { receiver, shared, task }
+        AlertQueue { receiver, queue, task }
     }
 
     pub fn receiver(&self) -> &Receiver {
@@ -73,7 +73,7 @@ impl AlertQueue {
     }
 
     pub fn put(&self, notice: AlertChange) {
-        self.shared.put(notice);
+        self.queue.put(notice);
     }
 }
 
@@ -101,8 +101,8 @@ impl QueueState {
 
 struct AlertSender {
     receiver: Receiver,
-    shared: Arc<QueueState>,
-    live: Arc<SharedState>,
+    queue: Arc<QueueState>,
+    shared: Arc<SharedState>,
     trouble: TroubleEdges,
 }
 
@@ -112,16 +112,16 @@ impl AlertSender {
         let (mut failures, mut refused_since) = (0u32, None);
         loop {
             let (next, left) = {
-                let waiting = self.shared.waiting();
+                let waiting = self.queue.waiting();
                 (waiting.front().cloned(), waiting.len() as u64)
             };
-            let dropped = self.shared.dropped.swap(0, Relaxed);
-            self.live.alerts.change(&self.receiver.name, |count| {
+            let dropped = self.queue.dropped.swap(0, Relaxed);
+            self.shared.alerts.change(&self.receiver.name, |count| {
                 count.dropped += dropped;
                 count.waiting = left;
             });
             let Some(notice) = next else {
-                self.shared.notify.notified().await;
+                self.queue.notify.notified().await;
                 continue;
             };
             let post = match &self.receiver.kind {
@@ -140,11 +140,11 @@ impl AlertSender {
             };
             if done {
                 if told.is_err() {
-                    self.live.alerts.change(&self.receiver.name, |count| count.dropped += 1);
+                    self.shared.alerts.change(&self.receiver.name, |count| count.dropped += 1);
                 }
                 (failures, refused_since) = (0, None);
                 // The old end may have been cut off during the call.
-                let mut waiting = self.shared.waiting();
+                let mut waiting = self.queue.waiting();
                 if waiting.front() == Some(&notice) {
                     waiting.pop_front();
                 }
@@ -161,12 +161,12 @@ impl AlertSender {
         let mut states: BTreeMap<(AlertKind, Option<String>), AlertChange> = BTreeMap::new();
         let mut failures = 0u32;
         loop {
-            for notice in self.shared.waiting().drain(..) {
+            for notice in self.queue.waiting().drain(..) {
                 let key = (notice.alert.kind, notice.alert.release.clone());
                 states.insert(key, notice);
             }
             if states.is_empty() {
-                self.shared.notify.notified().await;
+                self.queue.notify.notified().await;
                 continue;
             }
             let post = alertmanager(states.values(), (4 * repeat).max(HOLDS_MIN), clock::at_ms());
@@ -174,14 +174,14 @@ impl AlertSender {
             self.count(&told);
             let pause = match told {
                 Ok(()) => {
-                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = 0);
+                    self.shared.alerts.change(&self.receiver.name, |count| count.waiting = 0);
                     states.retain(|_, notice| notice.over_ms.is_none());
                     failures = 0;
                     repeat
                 }
                 Err(error) => {
                     let waiting = states.len() as u64;
-                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
+                    self.shared.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
                     failures = failures.saturating_add(1);
                     let pause = error.retry_after().unwrap_or_else(|| BACKOFF.after(failures));
                     // Notices that arrive meanwhile are sent with the rest.
@@ -189,23 +189,23 @@ impl AlertSender {
                     continue;
                 }
             };
-            let _ = tokio::time::timeout(pause, self.shared.notify.notified()).await;
+            let _ = tokio::time::timeout(pause, self.queue.notify.notified()).await;
         }
     }
 
     fn count(&mut self, told: &Result<(), PostError>) {
         let name = &self.receiver.name;
-        self.live.alerts.change(name, |count| match told {
+        self.shared.alerts.change(name, |count| match told {
             Ok(()) => count.taken += 1,
             Err(_) => count.failed += 1,
         });
         let place = self.receiver.address.to_string();
         match (told, self.trouble.turn(told.is_err())) {
-            (Err(error), Some(Turn::Begins)) => self.live.log.event(
+            (Err(error), Some(Turn::Begins)) => self.shared.log.event(
                 "alert_not_told",
                 json!({"receiver": name, "address": place, "error": error.to_string(), "effect": "it is tried again"}),
             ),
-            (Ok(()), Some(Turn::Ends)) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
+            (Ok(()), Some(Turn::Ends)) => self.shared.log.event("alert_told_again", json!({"receiver": name, "address": place})),
             _ => {}
         }
     }
@@ -337,10 +337,10 @@ mod tests {
 
     #[test]
     fn a_full_box_loses_its_old_end_and_counts_it() {
-        let shared = QueueState::default();
-        (0..WAITING_MAX as i64 + 3).for_each(|i| shared.put(notice(Some(i))));
-        let first = shared.waiting().front().and_then(|n| n.over_ms);
-        assert_eq!((shared.waiting().len(), first, shared.dropped.load(Relaxed)), (WAITING_MAX, Some(3), 3));
+        let queue = QueueState::default();
+        (0..WAITING_MAX as i64 + 3).for_each(|i| queue.put(notice(Some(i))));
+        let first = queue.waiting().front().and_then(|n| n.over_ms);
+        assert_eq!((queue.waiting().len(), first, queue.dropped.load(Relaxed)), (WAITING_MAX, Some(3), 3));
     }
 
     #[test]

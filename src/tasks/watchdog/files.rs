@@ -83,7 +83,7 @@ impl WatchedRelease {
     /// Queues the data that a restart needs to continue the current wave.
     pub(super) fn keep_stage(
         &mut self,
-        live: &SharedState,
+        shared: &SharedState,
         release: &ReleaseSnapshot,
         archive: &EvidenceFiles,
         now: Duration,
@@ -94,7 +94,7 @@ impl WatchedRelease {
         }
         self.stage.keep_by = now + KEEP_STAGE_EVERY;
         let name = &release.release.name;
-        let spent = live.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
+        let spent = shared.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
         let e_value = self.judge.engine().e_value();
         let bytes = self.stage.render(release, &spent, e_value);
         archive.checkpoint_queue.enqueue(checkpoints::wave_file(name), bytes);
@@ -125,12 +125,12 @@ impl WatchedRelease {
 }
 
 /// Restores the list of users that `new` failed in the current attempt before the restart.
-pub(super) fn remember_failed(live: &SharedState, release: &ReleaseSnapshot, archive: &EvidenceFiles) {
+pub(super) fn remember_failed(shared: &SharedState, release: &ReleaseSnapshot, archive: &EvidenceFiles) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
     let Some(bytes) = checkpoints::read(&archive.directory, &failed_users::file(name, attempt)) else {
         return;
     };
-    let key = live.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
+    let key = shared.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
     let number = |id: &failed_users::FailedUserId| failed_users::number_of(key.as_ref(), id);
     release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }

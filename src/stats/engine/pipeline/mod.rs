@@ -6,12 +6,12 @@
 //! time.
 
 mod clusters;
-mod draw;
 mod interval;
-mod keeping;
 mod levels;
+mod persistence;
+mod randomization;
+mod reading;
 mod settle;
-mod telling;
 mod trailers;
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
 use crate::stats::arm::Arm;
 use crate::stats::cluster_window::{self, ClusterWindows};
 use crate::stats::cohort::Weight;
+use crate::stats::engine::pipeline::randomization::Randomization;
 use crate::stats::first_event::{
     self, FirstEventKind, FirstEventKinds, FirstEventTest, FirstEvents, UserMark,
 };
@@ -31,7 +32,6 @@ use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::latency::AgeTable;
 use crate::stats::servers::{ServerClusters, ServerIndex};
 use crate::stats::users::{Baseline, PagedTable, UserUnit};
-use draw::Randomization;
 use interval::{OpenInterval, OpenRequest, RequestOutcome, Scored, UnmarkedRequest, UserEffect, place};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

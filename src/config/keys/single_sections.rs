@@ -11,7 +11,7 @@ use crate::config::keys::choices::{
     CERTIFICATE_NAME, DETAIL, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
 };
 use crate::config::keys::release::RELEASE;
-use crate::config::keys::service::{ROUTE, SEGMENT, UPSTREAM};
+use crate::config::keys::upstreams_and_routes::{ROUTE, SEGMENT, UPSTREAM};
 use crate::config::keys::{Section, SectionExample, key};
 
 const RESTART: &str = "refused; restart";
