@@ -89,9 +89,9 @@ fn deciding(c: &mut Criterion) {
     let address = "192.0.2.1".parse().ok();
     let subject = Subject { user_id: Some(b"account-4711"), headers: Some(&headers), address };
     let segments = plan.releases[0].segments.len();
-    let force = Effective::At(Exposure { weight: plan.releases[0].weight, segments });
+    let effective = Effective::At(Exposure { weight: plan.releases[0].weight, segments });
     c.bench_function("decide, 4 segments", |b| {
-        b.iter(|| decide(&plan.releases[0], force, black_box(&subject)));
+        b.iter(|| decide(&plan.releases[0], effective, black_box(&subject)));
     });
     let uri = "/account".parse().expect("a target");
     c.bench_function("identity, of a header", |b| {
@@ -146,16 +146,16 @@ fn routing(c: &mut Criterion) {
 }
 
 fn counting(c: &mut Criterion) {
-    let tally = ArmCounters::new(1);
+    let counters = ArmCounters::new(1);
     c.bench_function("tally", |b| {
         b.iter(|| {
-            let counts = tally.workers.of(0);
+            let counts = counters.workers.of(0);
             counts.requests.add(1);
             counts.duration.record(black_box(Duration::from_micros(1234)));
-            tally.saw(black_box(0x9e37_79b9_7f4a_7c15), 1);
+            counters.saw(black_box(0x9e37_79b9_7f4a_7c15), 1);
         });
     });
-    let feed = EventRing::new(1);
+    let events = EventRing::new(1);
     let arrival = RequestArrival {
         epoch: 1,
         at: Duration::from_secs(1),
@@ -168,13 +168,13 @@ fn counting(c: &mut Criterion) {
     c.bench_function("feed, a request", |b| {
         let mut n = 0;
         b.iter(|| {
-            if let Some(mut ticket) = feed.arrive(0, black_box(&arrival)) {
-                feed.tell(0, &mut ticket, EventKind::Answered, Duration::from_secs(1));
-                feed.leave(0, ticket);
+            if let Some(mut ticket) = events.arrive(0, black_box(&arrival)) {
+                events.tell(0, &mut ticket, EventKind::Answered, Duration::from_secs(1));
+                events.leave(0, ticket);
             }
             n += 1;
             if n % 1000 == 0 {
-                feed.drain(|_, event| {
+                events.drain(|_, event| {
                     black_box(event);
                 });
             }

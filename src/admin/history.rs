@@ -83,15 +83,15 @@ impl History {
         for release in releases.take(RELEASES_MAX) {
             let name = &release.release.name;
             let mut track = before.remove(name).unwrap_or_default();
-            let arms = Arm::BOTH.map(|arm| PeriodCounts::of(release.tally.arm(arm)));
+            let arms = Arm::BOTH.map(|arm| PeriodCounts::of(release.counters.arm(arm)));
             if let Some(last) = track.last.take() {
                 let took = now.saturating_sub(last.at);
                 let figures = [0, 1].map(|i: usize| HistoryFigures::of(&arms[i].since(&last.arms[i]), took));
                 let users = Arm::BOTH
-                    .map(|arm| u32::try_from(release.tally.arm(arm).distinct_users()).unwrap_or(u32::MAX));
+                    .map(|arm| u32::try_from(release.counters.arm(arm).distinct_users()).unwrap_or(u32::MAX));
                 let point = Point {
                     at: now,
-                    weight: release.force.weight().percent() as f32,
+                    weight: release.effective.weight().percent() as f32,
                     evidence: evidence.get(name).map(|e| *e as f32),
                     users,
                     arms: figures,

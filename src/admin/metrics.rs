@@ -195,7 +195,7 @@ fn details(shared: &SharedState, snapshot: &Snapshot) {
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     for release in &snapshot.releases {
         for arm in Arm::BOTH {
-            let tunnels = release.tally.arm(arm).tunnels() as f64;
+            let tunnels = release.counters.arm(arm).tunnels() as f64;
             gauge!(WEBSOCKETS, "release" => release.release.name.clone(), "arm" => arm.label()).set(tunnels);
         }
     }
@@ -243,9 +243,9 @@ fn releases(shared: &SharedState, snapshot: &Snapshot) {
     let views = shared.views();
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
-        gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
+        gauge!(WEIGHT, "release" => name()).set(release.effective.weight().ratio());
         gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.weight_in_file().ratio());
-        gauge!(NEW_UNDER_WAY, "release" => name()).set(release.tally.under_way.count() as f64);
+        gauge!(NEW_UNDER_WAY, "release" => name()).set(release.counters.under_way.count() as f64);
         for state in RolloutState::ALL {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
@@ -260,10 +260,10 @@ fn releases(shared: &SharedState, snapshot: &Snapshot) {
             let held = held.map_or(0.0, |h| h.lasting.as_secs_f64());
             gauge!(WAVE_HELD, "release" => name()).set(held);
         }
-        let missing = release.tally.user_id_missing.iter().map(|c| c.read()).sum();
+        let missing = release.counters.user_id_missing.iter().map(|c| c.read()).sum();
         counter!(USER_ID_MISSING, "release" => name()).absolute(missing);
         for arm in Arm::BOTH {
-            let in_flight = release.tally.arm(arm).in_flight();
+            let in_flight = release.counters.arm(arm).in_flight();
             gauge!(IN_FLIGHT, "release" => name(), "arm" => arm.label()).set(in_flight as f64);
             let healthy = release.upstream(arm).healthy();
             gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
@@ -322,7 +322,7 @@ fn histograms(shared: &SharedState, detail: MetricsDetail, text: &mut String) {
     let mut arms: Vec<(&str, &str, &ArmCounters)> = vec![("none", "none", &shared.direct)];
     for release in &snapshot.releases {
         for arm in Arm::BOTH {
-            arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
+            arms.push((&release.release.name, arm.label(), release.counters.arm(arm)));
         }
     }
     let mut families: Vec<(&str, &str, MetricReading)> =
@@ -334,8 +334,8 @@ fn histograms(shared: &SharedState, detail: MetricsDetail, text: &mut String) {
     for (name, help, read) in families {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
-        for (release, arm, tally) in &arms {
-            let (sum, release) = (read(tally), escaped(release));
+        for (release, arm, counters) in &arms {
+            let (sum, release) = (read(counters), escaped(release));
             let labels = format!("release=\"{release}\",arm=\"{arm}\"");
             for (us, le) in PROMETHEUS_LE {
                 let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{le}\"}} {}", sum.histogram.at_most(us));

@@ -11,7 +11,7 @@ use crate::domain::resource::{ResourceInputs, ResourceResult};
 use crate::domain::rollout::wave_controller::WaveStatus;
 use crate::domain::rollout::{Freeze, Pause, ReleaseState, Trip};
 use crate::domain::wave::Promotion;
-use crate::runtime::resources::{grounds, seen};
+use crate::runtime::resources::{inputs, seen};
 use crate::runtime::shared::ReleaseView;
 use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
@@ -65,7 +65,7 @@ pub fn waves(release: &ReleaseSnapshot) -> Vec<dto::WaveBody> {
         weight: w.reach.weight.percent(),
         segments: segments(w.reach.segments),
         bake_s: w.bake.as_secs_f64(),
-        open: match w.door {
+        open: match w.promotion {
             Promotion::Auto => "auto",
             Promotion::ByHand => "by-hand",
         }
@@ -150,7 +150,7 @@ pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Reso
             detail: of.detail(),
         }
     };
-    release.release.resources.iter().zip(grounds(release, view, now)).map(one).collect()
+    release.release.resources.iter().zip(inputs(release, view, now)).map(one).collect()
 }
 
 /// The deviation that the current wave can detect, and after how long.

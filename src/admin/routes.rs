@@ -219,7 +219,7 @@ fn release_status(
         attempt: release.attempt,
         attempt_seen: memory.attempt.max(release.attempt),
         state: live_release.state.into(),
-        weight: live_release.force.weight().percent(),
+        weight: live_release.effective.weight().percent(),
         weight_configured: live_release.weight_in_file().percent(),
         held_back: Some(live_release.held_back().percent()).filter(|back| *back > 0.0),
         soak_left_s: live_release.soak_left(clock::at_ms()).map(|left| left.as_secs()),
@@ -246,7 +246,7 @@ fn release_status(
         ends,
         trip,
         arms: dto::ArmsBody { stable: arm(Arm::Stable), new: arm(Arm::New) },
-        under_way: under_way(live_release.tally.under_way.present()),
+        under_way: under_way(live_release.counters.under_way.present()),
         gates: super::progress::gates(live_release, view),
         resources: super::progress::resources(live_release, view),
         watchdog,
@@ -266,7 +266,7 @@ fn limits(release: &config::Release) -> dto::LimitsBody {
 }
 
 fn arm_status(release: &ReleaseSnapshot, view: &ReleaseView, arm: Arm) -> dto::ArmStatus {
-    let tally = release.tally.arm(arm);
+    let counters = release.counters.arm(arm);
     let upstream = release.upstream(arm);
     let recent = view.recent[arm.index()].last(FIVE_MINUTES);
     let ms = |q: f64| recent.latency.quantile(q).map(|d| (d.as_secs_f64() * 1e5).round() / 1e2);
@@ -279,8 +279,8 @@ fn arm_status(release: &ReleaseSnapshot, view: &ReleaseView, arm: Arm) -> dto::A
         p50_ms: ms(0.5),
         p99_ms: ms(0.99),
         answers: recent.answers.into(),
-        users: tally.distinct_users(),
-        in_flight: tally.in_flight(),
+        users: counters.distinct_users(),
+        in_flight: counters.in_flight(),
         servers_healthy: upstream.healthy() as u64,
         servers: upstream
             .servers
@@ -328,7 +328,7 @@ async fn explain(
     let id = normalise(identity.normalise, typed.as_bytes());
     let known = !id.is_empty() && id.len() <= identity.max_bytes;
     let subject = Subject { user_id: known.then_some(&*id), headers: None, address: None };
-    let decision = decide(&release.release, release.force, &subject);
+    let decision = decide(&release.release, release.effective, &subject);
     let segment = match decision.reason {
         crate::domain::decide::Reason::Segment(i) => Some(release.release.segments[i].name.clone()),
         crate::domain::decide::Reason::Excluded(i) => Some(release.release.excluded[i].name.clone()),
@@ -340,7 +340,7 @@ async fn explain(
         arm: decision.arm.label().to_owned(),
         reason: decision.reason.label().to_owned(),
         enters_at: decision.bucket.map(|b| b.enters_at().percent()),
-        weight: Some(release.force.weight().percent()),
+        weight: Some(release.effective.weight().percent()),
         segment,
         wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
         held_back: release.state != rollout::RolloutState::Complete
@@ -499,7 +499,7 @@ async fn rolled_back(
     let snapshot = shared.snapshot();
     let release = snapshot.releases.iter().find(|r| r.release.name == name);
     if let Some(release) = release.filter(|r| r.state == rollout::RolloutState::RolledBack) {
-        let present = release.tally.under_way.present();
+        let present = release.counters.under_way.present();
         let sentence = present.sentence(snapshot.plan.limits.stream_grace);
         answer.message.push_str(&format!("; {sentence}"));
         answer.under_way = Some(under_way(present));

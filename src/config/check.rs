@@ -1,6 +1,6 @@
-//! File → Plan, with all faults at once. Reads the file, and checks the rules between sections.
+//! File → Config, with all faults at once. Reads the file, and checks the rules between sections.
 //!
-//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even for a
+//! Invariants: an error anywhere means no Config; warnings never do. `files` is complete even for a
 //! faulty file, so that the repair of a named file is noticed.
 
 use super::diagnostics::{Diagnostic, Diagnostics, FAULTS_MAX, Location, Severity, SourceText};

@@ -1,6 +1,6 @@
 //! `critical`: the routes of a release with gates of their own.
 //!
-//! Invariants: every name in a Plan is a route of the release and appears once; there are at most
+//! Invariants: every name in a Config is a route of the release and appears once; there are at most
 //! as many as strata.
 
 use super::entities::NamedEntity;

@@ -169,7 +169,7 @@ fn changed(findings: &mut PlanFindings, old: &Config, new: &Config, edit: &Relea
     let mut of_release = PlanFindings(Vec::new());
     changes(&mut of_release, old, new, edit);
     if let (Some(why), false) = (edit.is.why_held(&edit.after.name), of_release.0.is_empty()) {
-        let (name, at) = (&edit.after.name, edit.is.force.weight());
+        let (name, at) = (&edit.after.name, edit.is.effective.weight());
         let stays = match (edit.was.hold.is_some(), edit.moves_nobody()) {
             (true, true) => format!("nobody moves: it stays held at {at}"),
             (true, false) => format!("it stays held, at {at}"),
@@ -289,7 +289,7 @@ fn guard(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
 /// The users who move.
 fn weight(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
-    let [was, is] = [&edit.was, &edit.is].map(|state| state.force.weight());
+    let [was, is] = [&edit.was, &edit.is].map(|state| state.effective.weight());
     let [asked_before, asked] = [&edit.was, &edit.is].map(|state| state.given.weight);
     let raise = is.parts().saturating_sub(was.parts());
     let share = moved(was, is, before.salt == after.salt);
@@ -382,7 +382,7 @@ fn added(findings: &mut PlanFindings, old: &Config, plan: &Config, release: &Rel
     let (name, weight) = (&release.name, is.given.weight);
     let message = match (is.why_held(name), &is.memory.progress, release.waves.first()) {
         (Some(why), ..) => {
-            format!("release `{name}` is new to the file, and held at {}: {why}", is.force.weight())
+            format!("release `{name}` is new to the file, and held at {}: {why}", is.effective.weight())
         }
         (None, Some(progress), Some(_)) => {
             format!("release `{name}` is back, in wave `{}`: {weight} of users go to `new`", progress.wave)
@@ -412,10 +412,12 @@ fn added(findings: &mut PlanFindings, old: &Config, plan: &Config, release: &Rel
 fn removed(findings: &mut PlanFindings, release: &Release, standings: &Standings) {
     let was = ReachState::of(release, &standings.of(release), standings.now);
     let name = &release.name;
-    let leave = match (was.force, was.why_held(name)) {
+    let leave = match (was.effective, was.why_held(name)) {
         (Effective::Held, Some(why)) => format!("nobody is in its `new`, which is held at 0%: {why}"),
-        (force, Some(why)) => format!("{} of users are in its `new`, which is held: {why}", force.weight()),
-        (force, None) => format!("{} of users are in its `new`", force.weight()),
+        (effective, Some(why)) => {
+            format!("{} of users are in its `new`, which is held: {why}", effective.weight())
+        }
+        (effective, None) => format!("{} of users are in its `new`", effective.weight()),
     };
     let known = if was.memory.trip.is_some() { "; the rollback is remembered" } else { "" };
     findings.warning(format!(
@@ -432,7 +434,7 @@ fn membership(
 ) {
     let release = &edit.after.name;
     // During a freeze the lists apply at once.
-    let later = if edit.is.force == Effective::Held { edit.later() } else { "" };
+    let later = if edit.is.effective == Effective::Held { edit.later() } else { "" };
     let absent = |list: &[Arc<Segment>], name: &str| !list.iter().any(|s| s.name == name);
     for segment in after.iter().filter(|s| absent(before, &s.name)) {
         let message = format!("release `{release}`: `{}` joins `{key}`{later}", segment.name);

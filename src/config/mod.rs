@@ -3,8 +3,8 @@
 //!
 //! * `keys`: the one definition of every key
 //! * `schema`: the JSON schema from it; `reference`: `config/reference.toml` from it
-//! * `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text → Plan,
-//!   every fault with its place
+//! * `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text →
+//!   Config, every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
@@ -12,7 +12,7 @@
 //! * `diff`: the effects of a change of plan: moves, refusals, warnings
 //! * `watcher`: changes of the file
 //!
-//! Invariants: a Plan exists only if no fault was found; the modules keep no state; they do not
+//! Invariants: a Config exists only if no fault was found; the modules keep no state; they do not
 //! panic on any file.
 
 mod alerts;

@@ -11,7 +11,8 @@ const INTRODUCTION: &str = "\
 # Every key of this version: its effect, its values, its default, and what a reload of an edited file
 # does with it.
 #
-# This file is generated from the table of keys in src/config/keys/.
+# This file is generated from the table of keys in src/config/keys/; after an edit of that table:
+# UPDATE=1 cargo test --lib config::tests::agreement
 # Only [upstream], one [[route]] and the entries that they name are required. A key that is shown
 # commented out has no value by default.
 # Durations are whole numbers with ms, s, m, h or d; sizes with B, KiB, MiB or GiB; percentages with %

@@ -144,7 +144,7 @@ fn wave(
         bake: r.duration(s, "bake"),
         requests_min: r.integer(s, "requests_min"),
         users_min,
-        door: r.choice(s, "open", &OPEN),
+        promotion: r.choice(s, "open", &OPEN),
     }
 }
 
@@ -238,7 +238,7 @@ requests_min = 9000
             ]
         );
         assert_eq!((release.weight, release.segments.len()), (Weight::FULL, 2));
-        assert_eq!(release.waves[0].door, Promotion::ByHand);
+        assert_eq!(release.waves[0].promotion, Promotion::ByHand);
         assert_eq!((release.waves[0].users_min, release.waves[3].requests_min), (3, 9000));
         assert_eq!(release.waves[1].bake, Duration::from_secs(600));
         assert!(release.open_hours.is_some() && checked.warnings.lines().len() == 1);

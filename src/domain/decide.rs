@@ -70,7 +70,7 @@ impl Effective {
     }
 }
 
-pub fn decide(release: &Release, force: Effective, subject: &Subject<'_>) -> Decision {
+pub fn decide(release: &Release, effective: Effective, subject: &Subject<'_>) -> Decision {
     let Some(id) = subject.user_id else {
         return Decision { arm: Arm::Stable, reason: Reason::NoUserId, bucket: None, unit: None };
     };
@@ -78,7 +78,7 @@ pub fn decide(release: &Release, force: Effective, subject: &Subject<'_>) -> Dec
     let bucket = Bucket::of_hash(hash);
     let to =
         |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(UserUnit::of_hash(hash)) };
-    let Effective::At(Exposure { weight, segments }) = force else {
+    let Effective::At(Exposure { weight, segments }) = effective else {
         return to(Arm::Stable, Reason::Tripped);
     };
     if !(release.excluded.is_empty() && release.segments.is_empty()) {

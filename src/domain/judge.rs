@@ -386,7 +386,7 @@ impl Judge {
             signal => self.by_user(signal),
         };
         self.compare(look.now, &mut comparison);
-        let grounds = VerdictInputs { comparison, errors, latency, silent };
+        let inputs = VerdictInputs { comparison, errors, latency, silent };
         let says = Says { compared: comparison.say(), errors: errors.say(), latency: latency.say() };
         if self.notice.look(look.now, self.engine.notice() >= 1.0 / alpha) {
             self.engine.end_notice();
@@ -422,7 +422,7 @@ impl Judge {
             clean: self.engine.clean(),
             share: self.engine.share(),
             warming: self.engine.servers().warming(look.now).filter(|_| !self.engine.has_had_nobody()),
-            grounds,
+            inputs,
         };
         let progress = self.progress(&minute, &slow, noticed);
         Ruling { state, verdict, why, decided, progress, figures: self.figures(look), evidence }

@@ -140,7 +140,7 @@ mod tests {
             clean: PerArm::default(),
             share: 0.2,
             warming: None,
-            grounds: VerdictInputs::default(),
+            inputs: VerdictInputs::default(),
         };
         Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }
     }

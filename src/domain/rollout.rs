@@ -509,7 +509,7 @@ impl Hold {
 }
 
 /// The force for a release whose file gives `reach` and `attempt`; and the hold, if that is less.
-pub fn force(
+pub fn effective(
     memory: &ReleaseState,
     reach: Exposure,
     attempt: u64,
@@ -570,10 +570,10 @@ impl RolloutState {
         memory: &ReleaseState,
         course: Strategy<'_>,
         hold: Option<&Hold>,
-        force: Effective,
+        effective: Effective,
     ) -> RolloutState {
         let finished = match course {
-            Strategy::ByHand(_) => force.weight() == Weight::FULL,
+            Strategy::ByHand(_) => effective.weight() == Weight::FULL,
             Strategy::Waves(_) => memory.progress.as_ref().is_some_and(|p| p.finished),
         };
         let waits = matches!(course, Strategy::Waves(_)) && memory.progress.is_none();

@@ -224,7 +224,7 @@ pub struct JudgementEvidence {
     /// The current warm-up of `new`.
     pub warming: Option<WarmUp>,
     /// The grounds of the verdict.
-    pub grounds: VerdictInputs,
+    pub inputs: VerdictInputs,
 }
 
 #[derive(Clone, PartialEq, Debug)]

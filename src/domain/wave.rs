@@ -40,7 +40,7 @@ pub struct Wave {
     pub requests_min: u64,
     /// Distinct users in this wave; of each arm, where there are two.
     pub users_min: u64,
-    pub door: Promotion,
+    pub promotion: Promotion,
 }
 
 /// What opens a wave, once the previous one passed its gates.
@@ -65,7 +65,7 @@ impl<'a> Strategy<'a> {
     pub fn lets_in(self) -> bool {
         match self {
             Strategy::ByHand(reach) => reach != Exposure::NOBODY,
-            Strategy::Waves(waves) => waves.first().is_some_and(|wave| wave.door == Promotion::Auto),
+            Strategy::Waves(waves) => waves.first().is_some_and(|wave| wave.promotion == Promotion::Auto),
         }
     }
 
@@ -94,7 +94,7 @@ impl Wave {
 /// the move of the users held back. `None`: no step follows.
 pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Promotion> {
     match waves.get(present.map_or(0, |i| i + 1)) {
-        Some(next) => Some(next.door),
+        Some(next) => Some(next.promotion),
         None => waves.last().filter(|last| last.holds_back() > Weight::ZERO).map(|_| Promotion::Auto),
     }
 }
@@ -130,7 +130,7 @@ pub(crate) mod tests {
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,
-                door: if parts.next() == Some("by-hand") { Promotion::ByHand } else { Promotion::Auto },
+                promotion: if parts.next() == Some("by-hand") { Promotion::ByHand } else { Promotion::Auto },
             }
         };
         text.split_whitespace().map(wave).collect()

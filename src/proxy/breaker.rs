@@ -29,7 +29,8 @@ pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamState, server: u
     if let Some(release) = counting_release(record, upstream) {
         // Servers that are down get no request, so they need not have refused one.
         let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
-        if let Some(breaker_trip) = release.tally.breaker.refused(server, &out, release.stable.last_sign()) {
+        if let Some(breaker_trip) = release.counters.breaker.refused(server, &out, release.stable.last_sign())
+        {
             trip_on_breaker(record, release, breaker_trip);
         }
     }
@@ -38,7 +39,7 @@ pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamState, server: u
 /// Stable has answered or failed after a fail-over: the breaker may have waited for that.
 pub fn judge_after_fail_over(record: &RequestRecord) {
     if let Some(release) = record.release()
-        && let Some(breaker_trip) = release.tally.breaker.judge(release.stable.last_sign())
+        && let Some(breaker_trip) = release.counters.breaker.judge(release.stable.last_sign())
     {
         trip_on_breaker(record, release, breaker_trip);
     }
@@ -57,9 +58,9 @@ fn trip_on_breaker(record: &RequestRecord, release: &ReleaseSnapshot, breaker_tr
         evidence: evidence::breaker_evidence(
             breaker_trip,
             &release.new.config.servers,
-            release.tally.breaker.since(),
+            release.counters.breaker.since(),
         ),
-        onset: Some(release.tally.breaker.since()),
+        onset: Some(release.counters.breaker.since()),
         stable: StableSign::Answers,
     };
     // It may name a release of an earlier snapshot; a removed release needs no trip.

@@ -155,7 +155,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                         record.mark_received(clock::now());
                         awaited = Some(server.awaited());
                     }
-                    () = &mut too_late => return Err(late_head(upstream, body_state, began)),
+                    () = &mut too_late => return Err(blame_for_late_head(upstream, body_state, began)),
                 }
             }
         };
@@ -174,7 +174,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
                 upstream.answered(now);
                 if let Some(release) = breaker::counting_release(record, upstream) {
-                    release.tally.breaker.connected();
+                    release.counters.breaker.connected();
                 }
                 return Ok(UpstreamResponse { response, lease, arrived: now });
             }
@@ -188,7 +188,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                     tried.add(index);
                 }
             }
-            Err(SendError::Broken(_)) => return Err(broken_exchange(body_state)),
+            Err(SendError::Broken(_)) => return Err(blame_for_broken_connection(body_state)),
         }
     }
     Err(RequestError::Unreachable)
@@ -225,7 +225,11 @@ fn no_room(upstream: &UpstreamState, held: bool) -> RequestError {
 
 /// The error of a response head that came too late. If the total time-out has expired, the client
 /// may be at fault.
-fn late_head(upstream: &UpstreamState, body_state: &RequestBodyState, began: Duration) -> RequestError {
+fn blame_for_late_head(
+    upstream: &UpstreamState,
+    body_state: &RequestBodyState,
+    began: Duration,
+) -> RequestError {
     let total = upstream.config.total_timeout;
     let took = clock::now().saturating_sub(began);
     let slow = total.is_some_and(|t| took >= t && body_state.client_took_half_of(t));
@@ -233,7 +237,7 @@ fn late_head(upstream: &UpstreamState, body_state: &RequestBodyState, began: Dur
 }
 
 /// The error of a connection that broke before the response head.
-fn broken_exchange(body_state: &RequestBodyState) -> RequestError {
+fn blame_for_broken_connection(body_state: &RequestBodyState) -> RequestError {
     match body_state.client_fault() {
         Some(ClientFault::Broken) => RequestError::BadRequestBody,
         Some(ClientFault::Slow) => RequestError::SlowRequestBody,

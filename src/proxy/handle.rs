@@ -233,6 +233,6 @@ fn decide(snapshot: &Snapshot, head: &Parts, routed: &Routed<'_>, sender: &Sende
     let running = &snapshot.releases[index];
     let user_id = sender.user_id.as_deref();
     let subject = Subject { user_id, headers: Some(&head.headers), address: Some(sender.address) };
-    let decision = decide::decide(&running.release, running.force, &subject);
+    let decision = decide::decide(&running.release, running.effective, &subject);
     Some(Decided::new(index, &decision, sender.user_hash))
 }

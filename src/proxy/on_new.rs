@@ -34,7 +34,7 @@ pub struct OnNew {
 /// Those of one release.
 struct Group {
     worker: usize,
-    tally: Arc<ReleaseCounters>,
+    counters: Arc<ReleaseCounters>,
     slots: RefCell<Slots>,
 }
 
@@ -86,8 +86,8 @@ impl OnNew {
         if !body_state.is_whole() {
             carrier.token().arm();
         }
-        let group = self.group(&release.tally);
-        group.tally.under_way.began(self.worker);
+        let group = self.group(&release.counters);
+        group.counters.under_way.began(self.worker);
         let attempt = release.release.attempt;
         let answer = AnswerProgress::Awaited;
         let slot = Slot { began, attempt, body_state, answer, carrier, cancelled: false };
@@ -95,13 +95,13 @@ impl OnNew {
         TrackedRequest { group, slot }
     }
 
-    fn group(&self, tally: &Arc<ReleaseCounters>) -> Rc<Group> {
+    fn group(&self, counters: &Arc<ReleaseCounters>) -> Rc<Group> {
         let mut groups = self.groups.borrow_mut();
-        if let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.tally, tally)) {
+        if let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.counters, counters)) {
             return group.clone();
         }
-        let (worker, tally) = (self.worker, tally.clone());
-        let group = Rc::new(Group { worker, tally, slots: RefCell::default() });
+        let (worker, counters) = (self.worker, counters.clone());
+        let group = Rc::new(Group { worker, counters, slots: RefCell::default() });
         groups.push(group.clone());
         group
     }
@@ -110,7 +110,8 @@ impl OnNew {
     /// (monotonic).
     pub fn cancel_overdue(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
         let grace = snapshot.plan.limits.stream_grace;
-        let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
+        let named =
+            |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.counters, &group.counters));
         let mut groups = self.groups.borrow_mut();
         groups.retain(|group| !group.is_empty() || named(group));
         groups.iter().filter_map(|group| group.cancel_overdue(grace, now)).min()
@@ -124,7 +125,7 @@ impl Group {
     }
 
     fn cancel_overdue(&self, grace: Duration, now: Duration) -> Option<Duration> {
-        let under_way = &self.tally.under_way;
+        let under_way = &self.counters.under_way;
         let mut slots = self.slots.borrow_mut();
         under_way.note_oldest(self.worker, slots.all.iter().flatten().map(|slot| slot.began).min());
         let mut next = None::<Duration>;
@@ -198,7 +199,7 @@ impl TrackedRequest {
 
 impl Drop for TrackedRequest {
     fn drop(&mut self) {
-        self.group.tally.under_way.ended(self.group.worker);
+        self.group.counters.under_way.ended(self.group.worker);
         let slot = {
             let mut slots = self.group.slots.borrow_mut();
             slots.free.push(self.slot);

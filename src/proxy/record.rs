@@ -109,8 +109,8 @@ impl RequestRecord {
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
             match d.user_hash {
-                Some(hash) => release.tally.arm(d.arm).saw(hash, began.as_secs() / 60),
-                None => release.tally.user_id_missing.of(worker.index).add(1),
+                Some(hash) => release.counters.arm(d.arm).saw(hash, began.as_secs() / 60),
+                None => release.counters.user_id_missing.of(worker.index).add(1),
             }
             if d.arm == Arm::New {
                 on_new =
@@ -163,7 +163,7 @@ impl RequestRecord {
                 stratum: self.snapshot.routes[self.route].stratum,
                 server: self.server,
             };
-            let ticket = self.worker.shared.feed.arrive(self.worker.index, &arrival);
+            let ticket = self.worker.shared.events.arrive(self.worker.index, &arrival);
             self.event_slot = ticket.map_or(EventSlot::Left, EventSlot::Waits);
         }
     }
@@ -174,7 +174,7 @@ impl RequestRecord {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
         if let EventSlot::Waits(ticket) = &mut self.event_slot {
-            self.worker.shared.feed.moves(ticket, server);
+            self.worker.shared.events.moves(ticket, server);
         }
         if self.body_state.is_whole() {
             self.mark_received(now);
@@ -321,29 +321,29 @@ impl RequestRecord {
         ) {
             self.mark_received(now);
         }
-        let (feed, worker) = (&self.worker.shared.feed, self.worker.index);
+        let (events, worker) = (&self.worker.shared.events, self.worker.index);
         self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
             (
                 EventSlot::Waits(mut ticket),
                 EventKind::Answered | EventKind::ClientError | EventKind::Redirected,
             ) => {
-                feed.tell(worker, &mut ticket, what, now);
+                events.tell(worker, &mut ticket, what, now);
                 EventSlot::Answered(ticket)
             }
             (EventSlot::Waits(mut ticket), _) => {
-                feed.tell(worker, &mut ticket, what, now);
-                feed.leave(worker, ticket);
+                events.tell(worker, &mut ticket, what, now);
+                events.leave(worker, ticket);
                 EventSlot::Left
             }
             (EventSlot::Answered(mut ticket), what) => {
                 match what {
-                    EventKind::Failed => feed.tell(worker, &mut ticket, EventKind::Broke, now),
+                    EventKind::Failed => events.tell(worker, &mut ticket, EventKind::Broke, now),
                     EventKind::Ended { .. } | EventKind::EndedAsClientError => {
-                        feed.tell(worker, &mut ticket, what, now);
+                        events.tell(worker, &mut ticket, what, now);
                     }
                     _ => {}
                 }
-                feed.leave(worker, ticket);
+                events.leave(worker, ticket);
                 EventSlot::Left
             }
             (EventSlot::Unclaimed | EventSlot::Left, _) => EventSlot::Left,
@@ -483,13 +483,13 @@ impl RequestRecord {
         let arm = self.serving_arm();
         self.track_response(false, now);
         let on_new = self.on_new.take();
-        let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
-            (_, Some(release), Some(arm)) => TunnelTally::Release(release.tally.clone(), arm),
-            (RouteCounts::Upstream { tally, .. }, ..) => TunnelTally::Upstream(tally.clone()),
+        let counters = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
+            (_, Some(release), Some(arm)) => TunnelTally::Release(release.counters.clone(), arm),
+            (RouteCounts::Upstream { counters, .. }, ..) => TunnelTally::Upstream(counters.clone()),
             (RouteCounts::Release(_), ..) => TunnelTally::Nowhere,
         };
         self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
-        (OpenTunnel::begin(tally, self.worker.index), on_new)
+        (OpenTunnel::begin(counters, self.worker.index), on_new)
     }
 
     /// `new` has failed this user: notes it for the list.
@@ -499,7 +499,7 @@ impl RequestRecord {
         };
         let running = &self.snapshot.releases[release];
         let log_context = &self.log_context;
-        running.tally.failed.note(UserFailure {
+        running.counters.failed.note(UserFailure {
             attempt: running.release.attempt,
             evidence_id: running.evidence_id,
             number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
@@ -552,10 +552,10 @@ impl RequestRecord {
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (_, Some(d)) => {
-                let tally = &self.snapshot.releases[d.release].tally;
-                count(tally.arm(d.arm).workers.of(self.worker.index));
+                let counters = &self.snapshot.releases[d.release].counters;
+                count(counters.arm(d.arm).workers.of(self.worker.index));
             }
-            (RouteCounts::Upstream { tally, .. }, None) => count(tally.workers.of(self.worker.index)),
+            (RouteCounts::Upstream { counters, .. }, None) => count(counters.workers.of(self.worker.index)),
             (RouteCounts::Release(_), None) => {}
         }
         debug_assert!(matches!(route.target, Target::Release(_)) == self.decided.is_some());

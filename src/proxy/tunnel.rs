@@ -68,7 +68,7 @@ impl Tunnel {
 /// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
 /// It holds counters only, because a tunnel outlives many snapshots.
 pub struct OpenTunnel {
-    tally: TunnelTally,
+    counters: TunnelTally,
     worker: usize,
 }
 
@@ -81,16 +81,16 @@ pub enum TunnelTally {
 }
 
 impl OpenTunnel {
-    pub fn begin(tally: TunnelTally, worker: usize) -> Self {
-        let switched = OpenTunnel { tally, worker };
+    pub fn begin(counters: TunnelTally, worker: usize) -> Self {
+        let switched = OpenTunnel { counters, worker };
         switched.counts(|counts| counts.tunnels.add(1));
         switched
     }
 
     fn counts(&self, count: impl FnOnce(&WorkerArmCounters)) {
-        match &self.tally {
-            TunnelTally::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
-            TunnelTally::Upstream(tally) => count(tally.workers.of(self.worker)),
+        match &self.counters {
+            TunnelTally::Release(counters, arm) => count(counters.arm(*arm).workers.of(self.worker)),
+            TunnelTally::Upstream(counters) => count(counters.workers.of(self.worker)),
             TunnelTally::Nowhere => {}
         }
     }

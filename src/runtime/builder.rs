@@ -70,15 +70,15 @@ impl SnapshotBuilder {
         self.image.releases.get(&release.name).cloned().unwrap_or_default()
     }
 
-    fn force(&self, release: &Release, memory: &ReleaseState) -> (Effective, Option<Hold>, RolloutState) {
+    fn effective(&self, release: &Release, memory: &ReleaseState) -> (Effective, Option<Hold>, RolloutState) {
         let course = release.course();
         let reach = memory.reach(course);
-        let (mut force, mut hold) = rollout::force(memory, reach, release.attempt, self.now());
+        let (mut effective, mut hold) = rollout::effective(memory, reach, release.attempt, self.now());
         if let (Some(by), None) = (self.barred_by(&release.name), &memory.trip) {
-            (force, hold) = (Effective::Held, Some(Hold::Barred { by }));
+            (effective, hold) = (Effective::Held, Some(Hold::Barred { by }));
         }
-        let state = RolloutState::of(memory, course, hold.as_ref(), force);
-        (force, hold, state)
+        let state = RolloutState::of(memory, course, hold.as_ref(), effective);
+        (effective, hold, state)
     }
 
     /// Records the attempt and the plan of a file.
@@ -103,7 +103,7 @@ impl SnapshotBuilder {
         let stranger = self.stranger();
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
         let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
-        let standing = match old.map(|r| r.force) {
+        let standing = match old.map(|r| r.effective) {
             Some(Effective::At(reach)) => reach,
             Some(Effective::Held) | None => Exposure::NOBODY,
         };
@@ -143,7 +143,7 @@ impl SnapshotBuilder {
         running: Option<&Arc<ReleaseSnapshot>>,
         memory: &ReleaseState,
     ) -> version::VersionState {
-        let reach = match running.map(|r| r.force) {
+        let reach = match running.map(|r| r.effective) {
             Some(Effective::At(reach)) => reach,
             Some(Effective::Held) | None => Exposure::NOBODY,
         };
@@ -225,7 +225,7 @@ impl SnapshotBuilder {
                 }
                 Target::Upstream(_) => RouteCounts::Upstream {
                     counts: counter(format!("\n\n\n{}", route.name)),
-                    tally: direct.clone(),
+                    counters: direct.clone(),
                 },
             };
             let stratum = match route.target {
@@ -289,11 +289,11 @@ impl SnapshotBuilder {
         workers: usize,
     ) -> ReleaseSnapshot {
         let memory = self.memory(&release);
-        let (force, hold, state) = self.force(&release, &memory);
+        let (effective, hold, state) = self.effective(&release, &memory);
         let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
         let keep = before.filter(|_| evidence != EvidenceEffect::StartsAfresh);
         if let (Some(before), None) = (before, keep) {
-            before.tally.breaker.renew();
+            before.counters.breaker.renew();
         }
         let evidence_id = keep.map_or_else(
             || {
@@ -303,11 +303,11 @@ impl SnapshotBuilder {
             |b| b.evidence_id,
         );
         let same_epoch = keep.filter(|b| {
-            b.force == force
+            b.effective == effective
                 && b.strata == strata
                 && b.release.salt == release.salt
                 && b.release.watchdog.tick == release.watchdog.tick
-                && same_segments(in_force(&b.release, force), in_force(&release, force))
+                && same_segments(in_force(&b.release, effective), in_force(&release, effective))
                 && same_segments(&b.release.excluded, &release.excluded)
         });
         let epoch = same_epoch.map_or_else(
@@ -318,8 +318,8 @@ impl SnapshotBuilder {
             |b| b.epoch,
         );
         let named = |release: &Release, i: Option<usize>| Some(release.waves.get(i?)?.name.clone());
-        let same_stage =
-            keep.filter(|b| b.force == force && named(&b.release, b.present) == named(&release, present));
+        let same_stage = keep
+            .filter(|b| b.effective == effective && named(&b.release, b.present) == named(&release, present));
         let stage = match same_stage {
             Some(before) => before.stage,
             None if !self.started && memory.stage > 0 => memory.stage,
@@ -339,11 +339,11 @@ impl SnapshotBuilder {
         });
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseSnapshot {
-            tally: before.map_or_else(|| Arc::new(ReleaseCounters::new(workers)), |b| b.tally.clone()),
+            counters: before.map_or_else(|| Arc::new(ReleaseCounters::new(workers)), |b| b.counters.clone()),
             // The config check ensures that names are valid header values.
             header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
             release,
-            force,
+            effective,
             hold,
             state,
             reach,
@@ -372,10 +372,10 @@ impl SnapshotBuilder {
         for release in &after.releases {
             let name = &release.release.name;
             let old = before.releases.iter().find(|r| r.release.name == *name);
-            let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
-            let weight_after = release.force.weight();
+            let weight_before = old.map_or(Weight::ZERO, |r| r.effective.weight());
+            let weight_after = release.effective.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
-            let held = |r: &ReleaseSnapshot| r.force == Effective::Held;
+            let held = |r: &ReleaseSnapshot| r.effective == Effective::Held;
             let hold_changed = old.is_some_and(|old| held(old) != held(release));
             let roll = MembershipIdentity::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
@@ -424,7 +424,7 @@ impl SnapshotBuilder {
         for old in &before.releases {
             if !after.releases.iter().any(|r| r.release.name == old.release.name) {
                 let entry = LedgerEntry {
-                    weight_before: Some(old.force.weight().percent()),
+                    weight_before: Some(old.effective.weight().percent()),
                     weight_after: Some(0.0),
                     ..self.entry(
                         "removed",
@@ -478,7 +478,7 @@ impl SnapshotBuilder {
         }
         for running in &now.releases {
             let standing = releases.entry(running.release.name.clone()).or_default();
-            if let Effective::At(reach) = running.force {
+            if let Effective::At(reach) = running.effective {
                 standing.reach = reach;
             }
             standing.version = self.version_standing(Some(running), &standing.memory);
@@ -509,9 +509,9 @@ impl SnapshotBuilder {
         let named = |r: &&Arc<ReleaseSnapshot>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
             (Some(running), Some(name)) => {
-                let held = running.force == Effective::Held;
+                let held = running.effective == Effective::Held;
                 entry.held = Some(held);
-                entry.under_way = running.tally.under_way.found_by_hold(held);
+                entry.under_way = running.counters.under_way.found_by_hold(held);
                 let (release, identity) = (&running.release, &next.plan.identity);
                 let roll = MembershipIdentity::of(release, running.reach, identity);
                 if self.told.get(name) != Some(&roll) {
@@ -544,8 +544,8 @@ impl SnapshotBuilder {
 }
 
 /// The segments that are in `new` now.
-fn in_force(release: &Release, force: Effective) -> &[Arc<Segment>] {
-    match force {
+fn in_force(release: &Release, effective: Effective) -> &[Arc<Segment>] {
+    match effective {
         Effective::Held => &[],
         Effective::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
     }

@@ -257,9 +257,9 @@ mod tests {
         }
     }
 
-    fn drained(feed: &EventRing) -> Vec<(u64, RequestEvent)> {
+    fn drained(events: &EventRing) -> Vec<(u64, RequestEvent)> {
         let mut all = vec![];
-        feed.drain(|epoch, event| all.push((epoch, event)));
+        events.drain(|epoch, event| all.push((epoch, event)));
         all
     }
 
@@ -270,18 +270,18 @@ mod tests {
             drawn: bool, stratum in prop::option::of(0u8..16), server in prop::option::of(0u8..=254), size in 0u8..16,
             what in 1usize..WHATS.len(), after in 0u64..3_600_000_000,
         ) {
-            let feed = EventRing::new(2);
+            let events = EventRing::new(2);
             let arm = if new { Arm::New } else { Arm::Stable };
             let unit = unit.map(UserUnit::from_index);
             let at = Duration::from_micros(at);
-            let mut ticket = feed.arrive(1, &RequestArrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
+            let mut ticket = events.arrive(1, &RequestArrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
             let mut what = WHATS[what];
             if let EventKind::Ended { size: of, .. } = &mut what {
                 *of = size;
             }
-            feed.tell(1, &mut ticket, what, at + Duration::from_micros(after));
-            feed.leave(1, ticket);
-            let all = drained(&feed);
+            events.tell(1, &mut ticket, what, at + Duration::from_micros(after));
+            events.leave(1, ticket);
+            let all = drained(&events);
             prop_assert_eq!(all.len(), 2);
             for (of, event) in &all {
                 prop_assert_eq!(*of, epoch);
@@ -297,23 +297,23 @@ mod tests {
 
     #[test]
     fn a_full_ring_takes_nobody_in_but_lets_those_inside_tell_their_end() {
-        let feed = EventRing::new(1);
+        let events = EventRing::new(1);
         let mut inside = vec![];
-        while let Some(ticket) = feed.arrive(0, &arrival(inside.len() as u32)) {
+        while let Some(ticket) = events.arrive(0, &arrival(inside.len() as u32)) {
             inside.push(ticket);
         }
-        assert_eq!((inside.len() as u64, feed.lost()), (RING / 3, 1));
+        assert_eq!((inside.len() as u64, events.lost()), (RING / 3, 1));
         for mut ticket in inside {
-            feed.tell(0, &mut ticket, EventKind::Answered, AT);
-            feed.tell(0, &mut ticket, EventKind::Broke, AT);
-            feed.tell(0, &mut ticket, EventKind::Broke, AT);
-            feed.leave(0, ticket);
+            events.tell(0, &mut ticket, EventKind::Answered, AT);
+            events.tell(0, &mut ticket, EventKind::Broke, AT);
+            events.tell(0, &mut ticket, EventKind::Broke, AT);
+            events.leave(0, ticket);
         }
-        let all = drained(&feed);
+        let all = drained(&events);
         assert_eq!(all.len() as u64, RING / 3 * 3);
         assert_eq!(all.iter().filter(|(_, e)| e.what == EventKind::Broke).count() as u64, RING / 3);
-        assert!(feed.arrive(0, &arrival(1)).is_some_and(|ticket| {
-            feed.leave(0, ticket);
+        assert!(events.arrive(0, &arrival(1)).is_some_and(|ticket| {
+            events.leave(0, ticket);
             true
         }));
     }
@@ -321,15 +321,15 @@ mod tests {
     #[test]
     fn a_reader_beside_the_writer_misses_nothing() {
         const N: u32 = 300_000;
-        let feed = EventRing::new(1);
+        let events = EventRing::new(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut i = 0;
                 while i < N {
-                    match feed.arrive(0, &arrival(i)) {
+                    match events.arrive(0, &arrival(i)) {
                         Some(mut ticket) => {
-                            feed.tell(0, &mut ticket, EventKind::Answered, AT);
-                            feed.leave(0, ticket);
+                            events.tell(0, &mut ticket, EventKind::Answered, AT);
+                            events.leave(0, ticket);
                             i += 1;
                         }
                         None => std::thread::yield_now(),
@@ -338,7 +338,7 @@ mod tests {
             });
             let (mut arrived, mut answered) = (0, 0);
             while answered < N {
-                feed.drain(|_, event| {
+                events.drain(|_, event| {
                     assert_eq!(
                         event.request.unit.map(UserUnit::index),
                         Some(arrived.max(answered) - u32::from(event.what == EventKind::Answered))

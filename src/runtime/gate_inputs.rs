@@ -20,11 +20,18 @@ use std::time::Duration;
 const STALE: Duration = Duration::from_secs(3);
 
 /// The evidence of the current wave: none until the watchdog has started its stage.
-pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Duration) -> WaveEvidence {
+pub fn wave_evidence(
+    release: &ReleaseSnapshot,
+    wave: &Wave,
+    view: &ReleaseView,
+    now: Duration,
+) -> WaveEvidence {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
-        Some(judgement) => WatchdogReport::new(judgement, sight(release, judgement.evidence.detection_limit)),
+        Some(judgement) => {
+            WatchdogReport::new(judgement, detection_limit(release, judgement.evidence.detection_limit))
+        }
         None => WatchdogReport {
             state: None,
             passes: false,
@@ -32,7 +39,7 @@ pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Du
             e_value: 0.0,
             e_notice: 0.0,
             alpha: 1.0,
-            sight: sight(release, None),
+            detection_limit: detection_limit(release, None),
         },
     };
     let of = |arm: Arm| release.upstream(arm);
@@ -51,11 +58,14 @@ pub fn proof(release: &ReleaseSnapshot, wave: &Wave, view: &ReleaseView, now: Du
             healthy: PerArm::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
         },
         watchdog,
-        resources: resources::grounds(release, view, now),
+        resources: resources::inputs(release, view, now),
     }
 }
 
-fn sight(release: &ReleaseSnapshot, detection_limit: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
+fn detection_limit(
+    release: &ReleaseSnapshot,
+    detection_limit: Option<DetectionLimit>,
+) -> Option<WaveDetectionLimit> {
     let of = &release.release.watchdog;
     let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
     of.hold_when_blind.then_some(WaveDetectionLimit { detection_limit, latency_notice, margin })
@@ -75,12 +85,12 @@ fn critical(release: &ReleaseSnapshot, shown: Option<&StageEvidence>) -> Vec<Rou
 
 /// How the next wave opens, or how the users held back from the last one move to `new`; `None`: no
 /// step follows.
-pub fn door(release: &ReleaseSnapshot, at_ms: i64) -> Option<PromotionState> {
-    let door = door_after(&release.release.waves, release.present)?;
+pub fn promotion(release: &ReleaseSnapshot, at_ms: i64) -> Option<PromotionState> {
+    let promotion = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| OpenHoursState {
         text: hours.to_string(),
         open: hours.hold(at_ms),
         next: hours.next(at_ms),
     });
-    Some(PromotionState { door, hours })
+    Some(PromotionState { promotion, hours })
 }

@@ -60,7 +60,7 @@ impl ResourceReadings {
 }
 
 fn has_users(release: &ReleaseSnapshot) -> bool {
-    match release.force {
+    match release.effective {
         Effective::Held => false,
         Effective::At(reach) => reach != Exposure::NOBODY,
     }
@@ -78,8 +78,8 @@ pub fn seen<'v>(
 }
 
 /// The grounds for each configured resource, in the order of the file.
-pub fn grounds(release: &ReleaseSnapshot, view: &ReleaseView, now: Duration) -> Vec<ResourceInputs> {
-    let share = release.force.weight().ratio();
+pub fn inputs(release: &ReleaseSnapshot, view: &ReleaseView, now: Duration) -> Vec<ResourceInputs> {
+    let share = release.effective.weight().ratio();
     let of = |resource: &ResourceConfig| ResourceInputs {
         name: Arc::clone(&resource.name),
         on: resource.on,

@@ -62,7 +62,7 @@ pub struct SharedState {
     pub connections: Arc<ConnectionBudget>,
     pub alerts: AlertCounts,
     /// Request events of the releases, for the watchdog.
-    pub feed: EventRing,
+    pub events: EventRing,
     /// Traced requests that wait for the exporter.
     pub traces: TraceQueue,
     /// Counts of routes that lead to an upstream directly.
@@ -310,7 +310,7 @@ impl SharedState {
             };
             views.insert(name.clone(), ReleaseView { checkpoint: checkpoint.ok(), ..ReleaseView::default() });
             let entry = LedgerEntry {
-                weight_after: Some(release.force.weight().percent()),
+                weight_after: Some(release.effective.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
             };
             entries.push(writer.record(entry, &snapshot));
@@ -331,7 +331,7 @@ impl SharedState {
             gauges,
             connections: Arc::new(ConnectionBudget::new(workers)),
             alerts: AlertCounts::default(),
-            feed: EventRing::new(workers),
+            events: EventRing::new(workers),
             traces: TraceQueue::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
@@ -459,7 +459,7 @@ impl SharedState {
                 view.recent.iter_mut().for_each(SlidingWindow::forget);
             }
             let minutes = 0..USER_WINDOWS as u64;
-            minutes.for_each(|m| Arm::BOTH.iter().for_each(|arm| release.tally.arm(*arm).clear_users(m)));
+            minutes.for_each(|m| Arm::BOTH.iter().for_each(|arm| release.counters.arm(*arm).clear_users(m)));
         }
     }
 
@@ -483,7 +483,7 @@ impl SharedState {
         let occupied = snapshot
             .releases
             .iter()
-            .filter(|r| matches!(r.force, Effective::At(reach) if reach != Exposure::NOBODY));
+            .filter(|r| matches!(r.effective, Effective::At(reach) if reach != Exposure::NOBODY));
         let commands: Vec<String> =
             occupied.map(|r| format!("grayling rollback {}", r.release.name)).collect();
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
@@ -529,7 +529,7 @@ impl SharedState {
                 at_ms: clock::at_ms(),
                 actor: call.origin.actor.clone(),
                 detail: detail.clone(),
-                weight: running.force.weight(),
+                weight: running.effective.weight(),
                 entry: 0,
             })
         } else {
@@ -553,8 +553,8 @@ impl SharedState {
         let kind = if freeze { "freeze" } else { "trip" };
         let after = next.releases.iter().find(|r| r.release.name == name);
         let entry = LedgerEntry {
-            weight_before: Some(running.force.weight().percent()),
-            weight_after: after.map(|r| r.force.weight().percent()),
+            weight_before: Some(running.effective.weight().percent()),
+            weight_after: after.map(|r| r.effective.weight().percent()),
             evidence: call.evidence,
             cause: Some(call.cause.label().to_owned()),
             ..writer.entry(kind, Some(&release), &call.origin, format!("{}: {detail}", call.cause.label()))
@@ -564,7 +564,7 @@ impl SharedState {
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let commit = self.publish(&mut writer, next, vec![entry], rollback);
         let message = if freeze {
-            format!("held at {}: {detail}", running.force.weight())
+            format!("held at {}: {detail}", running.effective.weight())
         } else {
             "new requests go to stable".to_owned()
         };
@@ -602,7 +602,7 @@ impl SharedState {
     /// Records that the last exchange on a held `new` has ended. Called by a timer.
     pub fn note_drained(&self) {
         for running in &self.snapshot.load().releases {
-            let Some(drained) = running.tally.under_way.drained() else { continue };
+            let Some(drained) = running.counters.under_way.drained() else { continue };
             let mut writer = self.writer();
             let now = self.snapshot.load_full();
             let count = drained.most;

@@ -38,14 +38,14 @@ impl Snapshot {
     /// To be called on publication: exchanges on a held `new` have a deadline.
     pub fn publish_holds(&self) {
         for running in &self.releases {
-            running.tally.under_way.publish(running.release.attempt, running.force == Effective::Held);
+            running.counters.under_way.publish(running.release.attempt, running.effective == Effective::Held);
         }
     }
 }
 
 pub struct ReleaseSnapshot {
     pub release: Arc<Release>,
-    pub force: Effective,
+    pub effective: Effective,
     pub hold: Option<Hold>,
     pub state: RolloutState,
     /// The reach that the file gives at this point of its plan; in force unless a hold prevents it.
@@ -63,7 +63,7 @@ pub struct ReleaseSnapshot {
     pub complete_since_ms: Option<i64>,
     pub stable: Arc<UpstreamState>,
     pub new: Arc<UpstreamState>,
-    pub tally: Arc<ReleaseCounters>,
+    pub counters: Arc<ReleaseCounters>,
     /// Unchanged as long as the inputs of a user's arm are unchanged; unique in the process.
     pub epoch: u64,
     /// The names of its routes that the watchdog judges separately: at most [`STRATA_MAX`].
@@ -175,7 +175,7 @@ pub enum RouteCounts {
     /// By arm, then by cohort: each of the release's segments, then "weight", then "none".
     Release([Vec<Arc<OutcomeCounts>>; 2]),
     /// Routed to an upstream directly: release, arm and cohort are "none".
-    Upstream { counts: Arc<OutcomeCounts>, tally: Arc<ArmCounters> },
+    Upstream { counts: Arc<OutcomeCounts>, counters: Arc<ArmCounters> },
 }
 
 /// The users of a count: the label `cohort`, and an index into [`RouteCounts::Release`].

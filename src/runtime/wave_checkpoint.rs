@@ -146,7 +146,7 @@ struct CheckpointKey {
 impl CheckpointKey {
     fn of(release: &ReleaseSnapshot) -> CheckpointKey {
         let of = &release.release;
-        let (reach, held) = match release.force {
+        let (reach, held) = match release.effective {
             Effective::At(reach) => (reach, false),
             Effective::Held => (Exposure::NOBODY, true),
         };

@@ -124,18 +124,18 @@ impl ClusterBlock {
 
     fn save(&self, encoder: &mut Encoder) {
         encoder.u16(u16::from(self.deferred.0));
-        let of = |tally: &ClusterSums| std::iter::once(tally.requests).chain(tally.scores);
+        let of = |counters: &ClusterSums| std::iter::once(counters.requests).chain(counters.scores);
         encoder.f32s(self.tallies.len() * (1 + ROWS), self.tallies.iter().flat_map(of));
     }
 
     fn restore(decoder: &mut Decoder<'_>) -> Option<ClusterBlock> {
         let deferred = ScoreSet(u8::try_from(decoder.u16()?).ok()?);
         let all = decoder.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
-        let tally = |of: &[f32]| {
+        let counters = |of: &[f32]| {
             let (requests, scores) = of.split_first()?;
             Some(ClusterSums { requests: *requests, scores: scores.try_into().ok()? })
         };
-        let tallies = all.chunks_exact(1 + ROWS).map(tally).collect::<Option<Vec<_>>>()?;
+        let tallies = all.chunks_exact(1 + ROWS).map(counters).collect::<Option<Vec<_>>>()?;
         Some(ClusterBlock { tallies, deferred })
     }
 }
@@ -163,7 +163,7 @@ pub struct ClusterWindows {
     deferred: ScoreSet,
     /// Detectable effect of the newest window of each size. `None` before the first one of the
     /// present wave, or since the start.
-    sight: [Option<WindowDetectionLimit>; SIZES],
+    detection_limit: [Option<WindowDetectionLimit>; SIZES],
 }
 
 /// The minimum detectable effect of a window in one score.
@@ -190,7 +190,7 @@ impl ClusterWindows {
             together: Vec::new(),
             in_unit: 0,
             units: 0,
-            sight: [None; SIZES],
+            detection_limit: [None; SIZES],
         }
     }
 
@@ -201,7 +201,7 @@ impl ClusterWindows {
         self.together.clear();
         self.levels = vec![Default::default()];
         self.in_unit = 0;
-        self.sight = [None; SIZES];
+        self.detection_limit = [None; SIZES];
         self.rebase();
     }
 
@@ -280,7 +280,7 @@ impl ClusterWindows {
         for row in rows {
             (self.sums[row], self.sums_deferred[row]) = (0.0, 0.0);
             let blocks = self.levels.iter_mut().flatten();
-            blocks.flat_map(|block| &mut block.tallies).for_each(|tally| tally.scores[row] = 0.0);
+            blocks.flat_map(|block| &mut block.tallies).for_each(|counters| counters.scores[row] = 0.0);
             self.together.iter_mut().for_each(|(_, scores)| scores[row] = 0.0);
         }
     }
@@ -339,7 +339,8 @@ impl ClusterWindows {
                 rest.of(&window.tallies, &self.base, self.split);
                 // WINDOW is half of E.
                 let needs = self.needs + LN_2 - (self.shares[SIGHT_ROW] * prior).ln();
-                self.sight[LENGTHS * level + length as usize - 1] = rest.sight(SIGHT_ROW, needs);
+                self.detection_limit[LENGTHS * level + length as usize - 1] =
+                    rest.detection_limit(SIGHT_ROW, needs);
                 for (row, sum) in self.sums.iter_mut().enumerate() {
                     let share = self.shares[row] * prior;
                     if let Some(log_e) = rest.log_e(row, self.needs - share.ln()) {
@@ -383,8 +384,8 @@ impl ClusterWindows {
 
     /// The minimum detectable effects of the newest window of each size, in the body of latency at
     /// the level of notice.
-    pub fn sight(&self) -> impl Iterator<Item = &WindowDetectionLimit> {
-        self.sight.iter().flatten()
+    pub fn detection_limit(&self) -> impl Iterator<Item = &WindowDetectionLimit> {
+        self.detection_limit.iter().flatten()
     }
 }
 
@@ -413,38 +414,38 @@ impl Residuals {
         let active = || {
             let of = |b: std::ops::Range<usize>| window[b.clone()].iter().zip(&base[b]);
             let stable = split.from.min(window.len())..window.len();
-            of(0..split.below).chain(of(stable)).filter(|(tally, _)| tally.requests > 0.0)
+            of(0..split.below).chain(of(stable)).filter(|(counters, _)| counters.requests > 0.0)
         };
         let (mut excess, mut count) = ([0.0; ROWS], 0.0);
-        for (tally, base) in active() {
-            let n = f64::from(tally.requests);
+        for (counters, base) in active() {
+            let n = f64::from(counters.requests);
             count += n;
             for row in 0..ROWS {
-                excess[row] += f64::from(tally.scores[row]) - n * f64::from(base[row]);
+                excess[row] += f64::from(counters.scores[row]) - n * f64::from(base[row]);
             }
         }
         // Subtracts the change that is common to both arms.
         let shift = excess.map(|excess| excess / f64::max(count, 1.0));
         self.squares = [0.0; ROWS];
         self.rest.clear();
-        for (tally, base) in active() {
-            let n = f64::from(tally.requests);
+        for (counters, base) in active() {
+            let n = f64::from(counters.requests);
             let mut rest = [0.0; ROWS];
             for row in 0..ROWS {
-                rest[row] = f64::from(tally.scores[row]) - n * (f64::from(base[row]) + shift[row]);
+                rest[row] = f64::from(counters.scores[row]) - n * (f64::from(base[row]) + shift[row]);
                 self.squares[row] += rest[row] * rest[row];
             }
             self.rest.push(rest);
         }
-        let of_new = window[..split.below].iter().filter(|tally| tally.requests > 0.0);
+        let of_new = window[..split.below].iter().filter(|counters| counters.requests > 0.0);
         self.new = of_new.clone().count();
-        self.requests = [of_new.map(|tally| f64::from(tally.requests)).sum(), count];
+        self.requests = [of_new.map(|counters| f64::from(counters.requests)).sum(), count];
     }
 
     /// Label-blind. The smallest detectable sum is √(2·needs) standard deviations of the sum.
     /// A shift of every score of `new` moves the sum by the shift × the requests of `new` × the
     /// share of stable.
-    fn sight(&self, row: usize, needs: f64) -> Option<WindowDetectionLimit> {
+    fn detection_limit(&self, row: usize, needs: f64) -> Option<WindowDetectionLimit> {
         let (m, n1) = (self.rest.len(), self.new);
         let [of_new, all] = self.requests;
         if n1 < 1 || m - n1 < 1 || of_new >= all {
@@ -536,8 +537,8 @@ mod tests {
     /// Of the first score only.
     fn log_e(score: &[f32], requests: &[f32], base: &[f32], split: ClusterSplit, needs: f64) -> Option<f64> {
         let row = |x: &f32| std::array::from_fn(|row| if row == 0 { *x } else { 0.0 });
-        let tally = |(n, y): (&f32, &f32)| ClusterSums { requests: *n, scores: row(y) };
-        let window: Vec<ClusterSums> = requests.iter().zip(score).map(tally).collect();
+        let counters = |(n, y): (&f32, &f32)| ClusterSums { requests: *n, scores: row(y) };
+        let window: Vec<ClusterSums> = requests.iter().zip(score).map(counters).collect();
         let mut rest = Residuals::default();
         rest.of(&window, &base.iter().map(row).collect::<Vec<_>>(), split);
         rest.log_e(0, needs)
@@ -619,14 +620,14 @@ mod tests {
             let [of_new, all] = rest.requests;
             let chance: f64 =
                 rest.rest[..below].iter().map(|r| r[0]).sum::<f64>() / (of_new * (1.0 - of_new / all));
-            let sight = rest.sight(0, 12.0).unwrap();
-            for tally in &mut window[..below] {
-                tally.scores[0] += tally.requests * (sight.least - chance) as f32;
+            let detection_limit = rest.detection_limit(0, 12.0).unwrap();
+            for counters in &mut window[..below] {
+                counters.scores[0] += counters.requests * (detection_limit.least - chance) as f32;
             }
             rest.of(&window, &base, split);
             let nats = rest.log_e(0, 12.0).unwrap();
             assert!((9.0..14.0).contains(&nats), "{clusters} {below}: {nats}");
-            assert_eq!(sight.requests, all as u64);
+            assert_eq!(detection_limit.requests, all as u64);
         }
     }
 

@@ -640,19 +640,19 @@ fn keep(spells: &mut VecDeque<(Duration, Duration)>, now: Duration, length: Dura
 
 impl ServerHistory {
     /// The time needed to find a slow spell or its end.
-    fn sight(&self) -> Duration {
+    fn detection_limit(&self) -> Duration {
         let rate = self.requests / RATE_OVER.as_secs_f64();
         Duration::from_secs_f64(MARKS_TO_SEE / rate.max(0.1)).min(SIGHT_MAX)
     }
 
     /// The age up to which a run may become a spell.
     fn young(&self, kind: ServerMark) -> Duration {
-        if kind == ServerMark::Slow { self.sight().max(YOUNG) } else { YOUNG }
+        if kind == ServerMark::Slow { self.detection_limit().max(YOUNG) } else { YOUNG }
     }
 
     /// Spells closer than this are one.
     fn merge(&self, kind: ServerMark) -> Duration {
-        if kind == ServerMark::Slow { self.sight().max(MERGE) } else { MERGE }
+        if kind == ServerMark::Slow { self.detection_limit().max(MERGE) } else { MERGE }
     }
 
     /// True if it was in a spell at some time between these.

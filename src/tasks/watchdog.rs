@@ -118,7 +118,7 @@ pub fn run(shared: &SharedState, config: &Path, stop: &AtomicBool, archive: Opti
         let tick = snapshot.releases.iter().map(|r| r.release.watchdog.tick).min();
         std::thread::sleep(tick.unwrap_or(LATE).max(TICK_MIN));
         let now = clock::now();
-        let starved = shared.feed.lost() > std::mem::replace(&mut lost, shared.feed.lost());
+        let starved = shared.events.lost() > std::mem::replace(&mut lost, shared.events.lost());
         let ticks = if starved || now.saturating_sub(last) > tick.unwrap_or(LATE) + LATE {
             shared.gauges.ticks_late.fetch_add(1, Relaxed);
             TickSettings::Late
@@ -130,14 +130,14 @@ pub fn run(shared: &SharedState, config: &Path, stop: &AtomicBool, archive: Opti
         shared.note_drained();
         shared.end_maintenances();
 
-        shared.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
+        shared.events.drain(|epoch, event| events.entry(epoch).or_default().push(event));
         // Loaded after the events were taken: it has all of their epochs, except those of removed
         // releases.
         let snapshot = shared.snapshot();
         if now.as_secs() / 60 != minute {
             minute = now.as_secs() / 60;
             for release in &snapshot.releases {
-                Arm::BOTH.iter().for_each(|arm| release.tally.arm(*arm).clear_users(minute + 1));
+                Arm::BOTH.iter().for_each(|arm| release.counters.arm(*arm).clear_users(minute + 1));
             }
         }
         let observe = now >= observed + OBSERVE;
@@ -154,7 +154,7 @@ pub fn run(shared: &SharedState, config: &Path, stop: &AtomicBool, archive: Opti
                 None => Box::new(WatchedRelease::new(release, Baseline::default(), now)),
             };
             let dog = watched.entry(name.clone()).or_insert(dog);
-            dog.feed(release, &mut events, now);
+            dog.events(release, &mut events, now);
             dog.tick(shared, release, now, ticks, observe);
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
@@ -225,7 +225,7 @@ struct Onset {
 
 impl WatchedRelease {
     fn new(release: &ReleaseSnapshot, baseline: Baseline, now: Duration) -> Self {
-        let engine = Engine::new(settings(release), release.force.weight(), baseline, now);
+        let engine = Engine::new(settings(release), release.effective.weight(), baseline, now);
         WatchedRelease {
             evidence_id: release.evidence_id,
             salt: release.release.salt,
@@ -268,7 +268,7 @@ impl WatchedRelease {
 
     /// Takes the release's events; first those of earlier epochs, which are not part of the current
     /// comparison.
-    fn feed(
+    fn events(
         &mut self,
         release: &ReleaseSnapshot,
         events: &mut HashMap<u64, Vec<RequestEvent>, BuildHasher>,
@@ -317,7 +317,7 @@ impl WatchedRelease {
             self.strata = release.strata.clone();
             self.judge.stratify(release.strata.clone(), now);
         }
-        self.judge.engine_mut().weigh(release.force.weight(), now);
+        self.judge.engine_mut().weigh(release.effective.weight(), now);
     }
 
     fn tick(
@@ -340,13 +340,13 @@ impl WatchedRelease {
             let view = views.entry(release.release.name.clone()).or_default();
             if observe {
                 for arm in Arm::BOTH {
-                    view.recent[arm.index()].observe(release.tally.arm(arm), now);
+                    view.recent[arm.index()].observe(release.counters.arm(arm), now);
                 }
                 let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES).success);
                 self.deadline.observe(&stable, &new, release.stable.config.response_timeout);
             }
             let last = |window| Arm::BOTH.map(|arm| view.recent[arm.index()].last(window).latency);
-            (last(MINUTE), last(RECENT), resources::grounds(release, view, now))
+            (last(MINUTE), last(RECENT), resources::inputs(release, view, now))
         };
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| ExchangeDurations { new, stable });
         let look = JudgeInput { now, ticks, minute, recent };
@@ -436,7 +436,7 @@ impl WatchedRelease {
     /// precedence.
     fn harm(&self, release: &ReleaseSnapshot, judgement: &mut Judgement) -> (FailedUserLimit, u64) {
         let users_max = release.release.watchdog.harm_users_max;
-        let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
+        let (harm, requests) = release.counters.failed.harm(release.evidence_id, users_max);
         if harm.is_too_much() && !matches!(judgement.verdict, Verdict::Breach(_)) {
             (judgement.state, judgement.verdict) = (WatchdogState::Tripped, Verdict::Breach(Cause::Harm));
             judgement.reason = format!(
@@ -455,7 +455,7 @@ impl WatchedRelease {
         ((harm, requests), too_much): ((FailedUserLimit, u64), Option<&resource::ResourceInputs>),
         now: Duration,
     ) {
-        let held = match release.force {
+        let held = match release.effective {
             Effective::Held => true,
             Effective::At(reach) => reach == Exposure::NOBODY,
         };
@@ -488,7 +488,7 @@ impl WatchedRelease {
             Cause::Resource => too_much.map(|of| evidence::of_resource(of, harm.users)).unwrap_or_default(),
             _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
         };
-        let users = |arm| release.tally.arm(arm).distinct_users();
+        let users = |arm| release.counters.arm(arm).distinct_users();
         let errors = BadReason::Signal(engine::Signal::Errors);
         let decided = match cause {
             Cause::Resource => None,

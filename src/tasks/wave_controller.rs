@@ -8,7 +8,7 @@
 
 use crate::domain::gates::GateInput;
 use crate::domain::rollout::wave_controller::{WaveAction, WaveController, WavePosition};
-use crate::runtime::gate_inputs::{door, proof};
+use crate::runtime::gate_inputs::{promotion, wave_evidence};
 use crate::runtime::shared::{ServingPhase, SharedState, StageEvidence};
 use crate::telemetry::clock;
 use std::collections::BTreeMap;
@@ -58,15 +58,20 @@ fn look(shared: &SharedState, climbs: &mut BTreeMap<String, WaveController>, now
             watched,
             before,
         };
-        let proof = match (release.wave(), &shown) {
+        let wave_evidence = match (release.wave(), &shown) {
             (Some(wave), Some(StageEvidence { reading: Some(_), .. })) => {
-                shared.views().get(name).map(|view| Some(proof(release, wave, view, now)))
+                shared.views().get(name).map(|view| Some(wave_evidence(release, wave, view, now)))
             }
             (None, Some(_)) => Some(None),
             _ => None,
         };
         let barred_by = shared.barred_by(release);
-        let input = proof.map(|proof| GateInput { proof, door: door(release, at_ms), durable, barred_by });
+        let input = wave_evidence.map(|wave_evidence| GateInput {
+            wave_evidence,
+            promotion: promotion(release, at_ms),
+            durable,
+            barred_by,
+        });
         let wave_status = climb.look(&standing, input, now);
         if wave_status.act != WaveAction::Wait {
             // If the stage is over by now, the next look handles the next one.

@@ -43,13 +43,13 @@ impl PeriodCounts {
     }
 
     /// The totals of an arm since the start of the process.
-    pub fn of(tally: &ArmCounters) -> PeriodCounts {
+    pub fn of(counters: &ArmCounters) -> PeriodCounts {
         PeriodCounts {
-            requests: tally.requests(),
-            failures: tally.failures(),
-            answers: tally.answers(),
-            latency: tally.response().histogram,
-            success: tally.success().histogram,
+            requests: counters.requests(),
+            failures: counters.failures(),
+            answers: counters.answers(),
+            latency: counters.response().histogram,
+            success: counters.success().histogram,
         }
     }
 
@@ -83,8 +83,8 @@ impl SlidingWindow {
     }
 
     /// Adds the counts since the last call.
-    pub fn observe(&mut self, tally: &ArmCounters, now: Duration) {
-        let total = PeriodCounts::of(tally);
+    pub fn observe(&mut self, counters: &ArmCounters, now: Duration) {
+        let total = PeriodCounts::of(counters);
         let delta = total.since(self.last.as_ref().unwrap_or(&PeriodCounts::default()));
         self.last = Some(total);
         self.at = now;
@@ -122,12 +122,12 @@ mod tests {
 
     #[test]
     fn five_minutes_are_remembered_and_no_more() {
-        let tally = ArmCounters::new(1);
+        let counters = ArmCounters::new(1);
         let mut recent = SlidingWindow::default();
         for second in 0..600u64 {
-            tally.workers.of(0).requests.add(1);
-            tally.workers.of(0).answers[second as usize % 2].add(1);
-            recent.observe(&tally, Duration::from_secs(second));
+            counters.workers.of(0).requests.add(1);
+            counters.workers.of(0).answers[second as usize % 2].add(1);
+            recent.observe(&counters, Duration::from_secs(second));
         }
         assert_eq!(recent.counted(), Duration::from_secs(299));
         assert_eq!(recent.last(Duration::from_secs(300)).requests, 300);

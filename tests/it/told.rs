@@ -70,19 +70,19 @@ impl Plane {
 
     fn events(&self, ended: u64) -> Vec<RequestEvent> {
         eventually(seconds(10), &format!("{ended} requests have ended"), || {
-            (self.tally().requests() >= ended).then_some(())
+            (self.counters().requests() >= ended).then_some(())
         });
         let mut all = vec![];
-        self.shared.feed.drain(|_, event| all.push(event));
+        self.shared.events.drain(|_, event| all.push(event));
         all
     }
 
-    fn tally(&self) -> Arc<grayling::runtime::release_counters::ReleaseCounters> {
-        self.shared.snapshot().releases[0].tally.clone()
+    fn counters(&self) -> Arc<grayling::runtime::release_counters::ReleaseCounters> {
+        self.shared.snapshot().releases[0].counters.clone()
     }
 
     fn answers(&self) -> AnswerCounts {
-        self.tally().arms[0].answers()
+        self.counters().arms[0].answers()
     }
 }
 

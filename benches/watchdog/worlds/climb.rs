@@ -77,7 +77,7 @@ impl Plan {
                 bake: bake(minutes, rate),
                 requests_min: 500,
                 users_min: 5,
-                door: Promotion::Auto,
+                promotion: Promotion::Auto,
             }
         };
         let waves: Vec<Wave> = PLAN.into_iter().map(wave).collect();
@@ -127,7 +127,7 @@ impl Plan {
             before: WaveTime::default(),
         };
         let servers = PerArm::new(1, 1);
-        let proof = WaveEvidence {
+        let wave_evidence = WaveEvidence {
             controlled: wave.controlled(),
             baked: self.watched,
             bake: wave.bake,
@@ -142,8 +142,9 @@ impl Plan {
             resources: vec![],
         };
         let follows = self.present + 1 < self.waves.len();
-        let door = follows.then_some(PromotionState { door: Promotion::Auto, hours: None });
-        let input = GateInput { proof: Some(proof), door, durable: true, barred_by: None };
+        let promotion = follows.then_some(PromotionState { promotion: Promotion::Auto, hours: None });
+        let input =
+            GateInput { wave_evidence: Some(wave_evidence), promotion, durable: true, barred_by: None };
         let wave_status = self.climb.look(&standing, Some(input), now);
         let missing = wave_status.gates.iter().filter(|gate| gate.verdict != gates::GateVerdict::Pass);
         self.missing = missing.map(|gate| format!("{}: {}", gate.name, gate.detail)).collect();

@@ -630,7 +630,7 @@ enum Served {
 }
 
 fn parts(judgement: &Judgement) -> String {
-    let comparison = judgement.evidence.grounds.comparison;
+    let comparison = judgement.evidence.inputs.comparison;
     let signals =
         Signal::ALL.iter().zip(comparison.parts).filter(|(_, parts)| parts.iter().sum::<f64>() > 1.0);
     let parts: Vec<String> = signals.map(|(signal, parts)| format!("{signal:?} {parts:.1?}")).collect();

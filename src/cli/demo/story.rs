@@ -284,10 +284,10 @@ impl<'a> DemoScript<'a> {
             tokio::time::sleep(LOOK).await;
         }
         let release = self.release().await?;
-        let (configured, force) = (percent(release.weight_configured), percent(release.weight));
+        let (configured, effective) = (percent(release.weight_configured), percent(release.weight));
         self.fact(
             "file",
-            &format!("grayling.toml says {configured}, and was saved again just now; in force: {force}"),
+            &format!("grayling.toml says {configured}, and was saved again just now; in force: {effective}"),
         )?;
         self.fact("", "it stays so over saves and restarts, until a person resumes it")?;
         let seen = self.stage.users.seen();

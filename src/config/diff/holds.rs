@@ -163,7 +163,7 @@ fn transcript() -> String {
             (standing.memory.attempt, standing.memory.progress) = (2, progress);
             hold(&mut standings, &mut standing);
             let state = ReachState::of(plan(&before).release("r").unwrap(), &standing, standings.now);
-            standing.reach = match state.force {
+            standing.reach = match state.effective {
                 Effective::At(reach) => reach,
                 Effective::Held => Exposure::NOBODY,
             };

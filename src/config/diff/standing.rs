@@ -51,7 +51,7 @@ impl Standings {
 pub struct ReachState {
     pub memory: ReleaseState,
     pub given: Exposure,
-    pub force: Effective,
+    pub effective: Effective,
     /// The reason why less is in force.
     pub hold: Option<Hold>,
 }
@@ -60,16 +60,16 @@ impl ReachState {
     pub fn of(release: &Release, standing: &ReleaseStanding, now: Conditions) -> ReachState {
         let memory = standing.memory.clone();
         let given = memory.reach(release.course());
-        let (mut force, mut hold) = rollout::force(&memory, given, release.attempt, now);
+        let (mut effective, mut hold) = rollout::effective(&memory, given, release.attempt, now);
         if let (Some(by), None) = (&standing.barred_by, &memory.trip) {
-            (force, hold) = (Effective::Held, Some(Hold::Barred { by: by.clone() }));
+            (effective, hold) = (Effective::Held, Some(Hold::Barred { by: by.clone() }));
         }
-        ReachState { memory, given, force, hold }
+        ReachState { memory, given, effective, hold }
     }
 
     /// The segments that are in `new`.
     fn in_force(&self, release: &Release) -> Vec<Arc<Segment>> {
-        match self.force {
+        match self.effective {
             Effective::Held => vec![],
             Effective::At(reach) => release.segments.iter().take(reach.segments).cloned().collect(),
         }
@@ -134,7 +134,7 @@ impl<'a> ReleaseEdit<'a> {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
         };
         let [was, is] = [(&self.was, self.before), (&self.is, self.after)].map(|(s, r)| s.in_force(r));
-        match (self.was.force, self.is.force) {
+        match (self.was.effective, self.is.effective) {
             (Effective::Held, Effective::Held) => true,
             (a, b) => {
                 a.weight() == b.weight()
@@ -147,7 +147,7 @@ impl<'a> ReleaseEdit<'a> {
 
     /// A suffix for the file's weight and waves, if they are not in force at once.
     pub fn later(&self) -> &'static str {
-        if self.is.force == Effective::At(self.is.given) {
+        if self.is.effective == Effective::At(self.is.given) {
             ""
         } else {
             ", which waits for the end of the hold"

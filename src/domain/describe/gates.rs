@@ -27,8 +27,8 @@ pub fn barred(by: &str) -> String {
     format!("its `new` are servers of {by}, which is rolled back: resume {by} first")
 }
 
-pub fn door(of: &PromotionState) -> String {
-    match of.door {
+pub fn promotion(of: &PromotionState) -> String {
+    match of.promotion {
         Promotion::Auto => "opens by itself".to_owned(),
         Promotion::ByHand => "a person opens it: grayling promote".to_owned(),
     }
@@ -90,7 +90,7 @@ fn e_of_hold(dog: &WatchdogReport, needed: f64) -> String {
     format!("E {:.2} of {needed:.0}", dog.e_value)
 }
 
-pub fn sight(of: WaveDetectionLimit, detection_limit: DetectionLimit) -> String {
+pub fn detection_limit(of: WaveDetectionLimit, detection_limit: DetectionLimit) -> String {
     format!("{}; {:.0}% may be", detection_limit.told(of.latency_notice), 100.0 * of.margin)
 }
 

@@ -46,26 +46,26 @@ impl List {
 /// The figures of a gate. Empty if it has none.
 pub fn figures(gate: &str, input: &GateInput) -> GateFigures {
     let mut list = List::default();
-    match (gate, &input.proof, &input.door) {
+    match (gate, &input.wave_evidence, &input.promotion) {
         ("state", ..) => _ = list.flag("durable", input.durable),
         ("barred", ..) => _ = list.flag("barred", input.barred_by.is_some()),
-        (OPEN, _, Some(door)) => {
-            let how = match door.door {
+        (OPEN, _, Some(promotion)) => {
+            let how = match promotion.promotion {
                 Promotion::Auto => "auto",
                 Promotion::ByHand => "by-hand",
             };
             list.code("open", how);
         }
-        (OPEN_HOURS, _, Some(door)) => {
-            list.flag("open", door.hours.as_ref().is_some_and(|hours| hours.open));
+        (OPEN_HOURS, _, Some(promotion)) => {
+            list.flag("open", promotion.hours.as_ref().is_some_and(|hours| hours.open));
         }
-        (_, Some(proof), _) => {
+        (_, Some(wave_evidence), _) => {
             let of_route = gate.split_once(':').and_then(|(gate, route)| {
-                let route = proof.critical.iter().find(|of| *of.name == *route)?;
+                let route = wave_evidence.critical.iter().find(|of| *of.name == *route)?;
                 Some((gate, &route.reading))
             });
-            let (gate, reading) = of_route.unwrap_or((gate, &proof.reading));
-            of_proof(gate, proof, reading, &mut list);
+            let (gate, reading) = of_route.unwrap_or((gate, &wave_evidence.reading));
+            of_proof(gate, wave_evidence, reading, &mut list);
         }
         _ => {}
     }
@@ -109,9 +109,10 @@ fn of_proof(gate: &str, of: &WaveEvidence, r: &gate::TrialReading, list: &mut Li
             list.number("e", dog.e_value).number("e_notice", dog.e_notice).number("alpha", dog.alpha);
         }
         "sight" => {
-            if let Some(sight) = of.watchdog.sight {
-                list.number("latency_notice", sight.latency_notice).number("margin", sight.margin);
-                if let Some(detection_limit) = sight.detection_limit {
+            if let Some(detection_limit) = of.watchdog.detection_limit {
+                list.number("latency_notice", detection_limit.latency_notice)
+                    .number("margin", detection_limit.margin);
+                if let Some(detection_limit) = detection_limit.detection_limit {
                     list.number("requests", detection_limit.requests as f64)
                         .number("below", detection_limit.below);
                 }

@@ -39,17 +39,24 @@ struct MarginInput<'p> {
 }
 
 /// The gates of all requests.
-pub fn all(proof: &WaveEvidence) -> [Gate; 3] {
-    gates(&of(proof, None, &proof.reading))
+pub fn all(wave_evidence: &WaveEvidence) -> [Gate; 3] {
+    gates(&of(wave_evidence, None, &wave_evidence.reading))
 }
 
 /// The gates of each critical route.
-pub fn critical(proof: &WaveEvidence) -> impl Iterator<Item = Gate> {
-    proof.critical.iter().flat_map(|route| gates(&of(proof, Some(&route.name), &route.reading)))
+pub fn critical(wave_evidence: &WaveEvidence) -> impl Iterator<Item = Gate> {
+    wave_evidence
+        .critical
+        .iter()
+        .flat_map(|route| gates(&of(wave_evidence, Some(&route.name), &route.reading)))
 }
 
-fn of<'p>(proof: &'p WaveEvidence, route: Option<&'p str>, reading: &'p TrialReading) -> MarginInput<'p> {
-    let WaveEvidence { controlled, margins, share, baked, .. } = *proof;
+fn of<'p>(
+    wave_evidence: &'p WaveEvidence,
+    route: Option<&'p str>,
+    reading: &'p TrialReading,
+) -> MarginInput<'p> {
+    let WaveEvidence { controlled, margins, share, baked, .. } = *wave_evidence;
     MarginInput { route, controlled, margins, share, baked, reading }
 }
 

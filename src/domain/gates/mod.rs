@@ -76,9 +76,9 @@ pub struct GateNeeds {
 pub struct GateInput {
     /// The evidence of the present wave. `None`: no wave yet, the first one waits for its
     /// promotion.
-    pub proof: Option<WaveEvidence>,
+    pub wave_evidence: Option<WaveEvidence>,
     /// `None`: no wave follows.
-    pub door: Option<PromotionState>,
+    pub promotion: Option<PromotionState>,
     /// Decisions survive a crash.
     pub durable: bool,
     /// The release whose standing rollback forbids more users on these servers.
@@ -125,12 +125,12 @@ pub struct WatchdogReport {
     pub e_notice: f64,
     pub alpha: f64,
     /// `Some` if waves hold while late changes would not be detected.
-    pub sight: Option<WaveDetectionLimit>,
+    pub detection_limit: Option<WaveDetectionLimit>,
 }
 
 impl WatchdogReport {
     /// The watchdog's latest judgement, for the gates.
-    pub fn new(judgement: &Judgement, sight: Option<WaveDetectionLimit>) -> WatchdogReport {
+    pub fn new(judgement: &Judgement, detection_limit: Option<WaveDetectionLimit>) -> WatchdogReport {
         WatchdogReport {
             state: Some(judgement.state),
             passes: judgement.verdict == verdict::Verdict::Pass,
@@ -138,7 +138,7 @@ impl WatchdogReport {
             e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
             e_notice: judgement.evidence.e_notice,
             alpha: judgement.evidence.alpha,
-            sight,
+            detection_limit,
         }
     }
 }
@@ -155,7 +155,7 @@ pub struct WaveDetectionLimit {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PromotionState {
-    pub door: Promotion,
+    pub promotion: Promotion,
     pub hours: Option<OpenHoursState>,
 }
 
@@ -208,21 +208,23 @@ pub fn passes(gates: &[Gate]) -> bool {
 
 pub fn judge(input: &GateInput) -> Vec<Gate> {
     let mut gates = vec![];
-    if let Some(proof) = &input.proof {
-        gates.extend([bake(proof), requests(proof), users(proof)]);
-        gates.extend(margin_gates::all(proof));
-        gates.extend(margin_gates::critical(proof));
-        gates.push(share(proof));
-        gates.extend([servers(proof), watchdog(proof)]);
-        gates.extend(proof.watchdog.sight.map(|of| sight(proof.controlled, of)));
-        gates.extend(resources(&proof.resources));
+    if let Some(wave_evidence) = &input.wave_evidence {
+        gates.extend([bake(wave_evidence), requests(wave_evidence), users(wave_evidence)]);
+        gates.extend(margin_gates::all(wave_evidence));
+        gates.extend(margin_gates::critical(wave_evidence));
+        gates.push(share(wave_evidence));
+        gates.extend([servers(wave_evidence), watchdog(wave_evidence)]);
+        gates.extend(
+            wave_evidence.watchdog.detection_limit.map(|of| detection_limit(wave_evidence.controlled, of)),
+        );
+        gates.extend(resources(&wave_evidence.resources));
     }
     gates.push(gate("state", when(input.durable), words::durable(input.durable)));
     if let Some(by) = &input.barred_by {
         gates.push(gate("barred", GateVerdict::Fail, words::barred(by)));
     }
-    if let Some(of) = &input.door {
-        gates.push(gate(OPEN, when(of.door == Promotion::Auto), words::door(of)));
+    if let Some(of) = &input.promotion {
+        gates.push(gate(OPEN, when(of.promotion == Promotion::Auto), words::promotion(of)));
         gates.extend(of.hours.as_ref().map(|hours| gate(OPEN_HOURS, when(hours.open), words::hours(hours))));
     }
     gates
@@ -316,7 +318,7 @@ fn watchdog(of: &WaveEvidence) -> Gate {
 }
 
 /// The gate of `hold_when_blind`: a late slowdown by more than `margin_latency` would be detected.
-fn sight(controlled: bool, of: WaveDetectionLimit) -> Gate {
+fn detection_limit(controlled: bool, of: WaveDetectionLimit) -> Gate {
     let name = "sight";
     match of.detection_limit {
         _ if !controlled => gate(name, GateVerdict::Pass, NO_CONTROL.into()),
@@ -325,7 +327,7 @@ fn sight(controlled: bool, of: WaveDetectionLimit) -> Gate {
         }
         Some(b) => {
             let seen = (1.0 + b.below) * (1.0 + of.latency_notice) <= 1.0 + of.margin;
-            gate(name, when(seen), words::sight(of, b))
+            gate(name, when(seen), words::detection_limit(of, b))
         }
     }
 }

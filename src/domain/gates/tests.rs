@@ -50,7 +50,7 @@ pub fn good() -> WaveEvidence {
             e_value: 0.3,
             e_notice: 0.2,
             alpha: 0.001,
-            sight: None,
+            detection_limit: None,
         },
         resources: vec![],
     }
@@ -67,9 +67,9 @@ pub fn silent() -> WaveEvidence {
     WaveEvidence { reading, watchdog, ..good() }
 }
 
-pub fn input(proof: Option<WaveEvidence>) -> GateInput {
-    let door = Some(PromotionState { door: Promotion::Auto, hours: None });
-    GateInput { proof, door, durable: true, barred_by: None }
+pub fn input(wave_evidence: Option<WaveEvidence>) -> GateInput {
+    let promotion = Some(PromotionState { promotion: Promotion::Auto, hours: None });
+    GateInput { wave_evidence, promotion, durable: true, barred_by: None }
 }
 
 fn seen(below: f64) -> Option<WaveDetectionLimit> {
@@ -80,8 +80,8 @@ fn seen(below: f64) -> Option<WaveDetectionLimit> {
     })
 }
 
-fn verdicts(proof: WaveEvidence) -> Vec<(Cow<'static, str>, GateVerdict)> {
-    let gates = judge(&input(Some(proof)));
+fn verdicts(wave_evidence: WaveEvidence) -> Vec<(Cow<'static, str>, GateVerdict)> {
+    let gates = judge(&input(Some(wave_evidence)));
     gates.iter().filter(|g| g.verdict != GateVerdict::Pass).map(|g| (g.name.clone(), g.verdict)).collect()
 }
 
@@ -93,7 +93,7 @@ fn expected(of: &[(&'static str, GateVerdict)]) -> Vec<(Cow<'static, str>, GateV
 fn each_thing_that_is_missing_holds_and_says_so() {
     use GateVerdict::{Fail, Inconclusive};
     type Spoil = fn(&mut WaveEvidence);
-    let sharp = WatchdogReport { sight: seen(0.067), ..good().watchdog };
+    let sharp = WatchdogReport { detection_limit: seen(0.067), ..good().watchdog };
     assert_eq!(verdicts(WaveEvidence { watchdog: sharp, ..good() }), []);
     let table: [(Spoil, &[(&str, GateVerdict)]); 17] = [
         (|_| {}, &[]),
@@ -113,21 +113,25 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (|p| p.watchdog.state = Some(WatchdogState::Blind), &[("watchdog", Inconclusive)]),
         (
             |p| {
-                p.watchdog.sight =
+                p.watchdog.detection_limit =
                     Some(WaveDetectionLimit { detection_limit: None, latency_notice: 0.03, margin: 0.1 })
             },
             &[("sight", Inconclusive)],
         ),
-        (|p| p.watchdog.sight = seen(0.07), &[("sight", Inconclusive)]),
-        (|p| p.watchdog.sight = seen(f64::INFINITY), &[("sight", Inconclusive)]),
+        (|p| p.watchdog.detection_limit = seen(0.07), &[("sight", Inconclusive)]),
+        (|p| p.watchdog.detection_limit = seen(f64::INFINITY), &[("sight", Inconclusive)]),
     ];
     for (spoil, expected) in table {
-        let mut proof = good();
-        spoil(&mut proof);
-        assert_eq!(verdicts(proof), self::expected(expected));
+        let mut wave_evidence = good();
+        spoil(&mut wave_evidence);
+        assert_eq!(verdicts(wave_evidence), self::expected(expected));
     }
-    let says = |proof: WaveEvidence, name: &str| {
-        judge(&input(Some(proof))).into_iter().find(|g| g.name == name).map(|g| g.detail).unwrap_or_default()
+    let says = |wave_evidence: WaveEvidence, name: &str| {
+        judge(&input(Some(wave_evidence)))
+            .into_iter()
+            .find(|g| g.name == name)
+            .map(|g| g.detail)
+            .unwrap_or_default()
     };
     let mut off = good();
     (off.reading.compared.new, off.reading.share_z) = (10_000, -20.0);
@@ -186,10 +190,11 @@ fn a_critical_route_has_gates_of_its_own() {
 #[test]
 fn the_tail_has_a_margin_of_its_own_and_says_what_it_needs() {
     let at = |tail: f64| {
-        let mut proof = good();
-        (proof.margins.tail, proof.reading.e_tail, proof.reading.timed.new) = (tail, 1.2, 4_000);
-        proof.reading.slow.new = 60;
-        judge(&input(Some(proof))).into_iter().find(|g| g.name == margin_gates::TAIL).unwrap()
+        let mut wave_evidence = good();
+        (wave_evidence.margins.tail, wave_evidence.reading.e_tail, wave_evidence.reading.timed.new) =
+            (tail, 1.2, 4_000);
+        wave_evidence.reading.slow.new = 60;
+        judge(&input(Some(wave_evidence))).into_iter().find(|g| g.name == margin_gates::TAIL).unwrap()
     };
     let (half, tenth) = (at(0.5), at(0.1));
     assert_eq!((half.verdict, tenth.verdict), (GateVerdict::Inconclusive, GateVerdict::Fail));
@@ -243,9 +248,9 @@ fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
 
 #[test]
 fn resources_are_a_gate_of_their_own_that_silence_does_not_pass() {
-    use crate::domain::resource::tests::grounds;
-    let (within, over) = (grounds(&[(1.0, 1.0); 3]), grounds(&[(11.0, 1.0); 3]));
-    let (unread, both) = (grounds(&[]), grounds(&[(11.0, 11.0); 3]));
+    use crate::domain::resource::tests::inputs;
+    let (within, over) = (inputs(&[(1.0, 1.0); 3]), inputs(&[(11.0, 1.0); 3]));
+    let (unread, both) = (inputs(&[]), inputs(&[(11.0, 11.0); 3]));
     let gate = |of: &[&ResourceInputs]| {
         let resources = of.iter().map(|g| (*g).clone()).collect();
         let gates = judge(&input(Some(WaveEvidence { resources, ..good() })));
@@ -260,13 +265,14 @@ fn resources_are_a_gate_of_their_own_that_silence_does_not_pass() {
 
 #[test]
 fn doors_are_gates_too() {
-    let at = |door, hours: Option<bool>| {
+    let at = |promotion, hours: Option<bool>| {
         let hours = hours.map(|open| OpenHoursState {
             text: "Mon-Thu 09:00-16:00 UTC".into(),
             open,
             next: Some("Mon 09:00".into()),
         });
-        let gates = judge(&GateInput { door: Some(PromotionState { door, hours }), ..input(Some(good())) });
+        let gates =
+            judge(&GateInput { promotion: Some(PromotionState { promotion, hours }), ..input(Some(good())) });
         gates.into_iter().filter(|g| g.verdict != GateVerdict::Pass).map(|g| g.detail).collect::<Vec<_>>()
     };
     assert_eq!(at(Promotion::Auto, None), Vec::<String>::new());

@@ -136,9 +136,9 @@ impl Sim {
             Verdict::Breach(cause) => Some(cause),
             Verdict::Pass | Verdict::Inconclusive => None,
         };
-        let grounds = judgement.evidence.grounds;
-        assert_eq!(grounds.cause(), cause, "{grounds:?}");
-        assert!(grounds.comparison.adds_up(), "{:?}", grounds.comparison);
+        let inputs = judgement.evidence.inputs;
+        assert_eq!(inputs.cause(), cause, "{inputs:?}");
+        assert!(inputs.comparison.adds_up(), "{:?}", inputs.comparison);
         judgement
     }
 

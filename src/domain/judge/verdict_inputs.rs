@@ -273,9 +273,9 @@ mod tests {
             let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);
             let comparison =
                 ComparisonState { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms };
-            let grounds =
+            let inputs =
                 VerdictInputs { comparison, errors: ceiling, latency: ceiling, silent: WaitingUsers::default() };
-            prop_assert_eq!(grounds.cause(), grounds.cause());
+            prop_assert_eq!(inputs.cause(), inputs.cause());
         }
     }
 

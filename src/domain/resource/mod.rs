@@ -221,7 +221,7 @@ pub(crate) mod tests {
         ArmUse::of(&[mean])
     }
 
-    pub(crate) fn grounds(readings: &[(f64, f64)]) -> ResourceInputs {
+    pub(crate) fn inputs(readings: &[(f64, f64)]) -> ResourceInputs {
         let reading = |(new, stable): &(f64, f64)| ResourceReading { new: used(*new), stable: used(*stable) };
         ResourceInputs {
             name: "cpu".into(),
@@ -262,14 +262,14 @@ pub(crate) mod tests {
             (&[(1.1, 0.0); 3], ResourceResult::Over(Limit::TimesStable)),
         ];
         for (readings, say) in table {
-            assert_eq!(grounds(readings).say(), *say, "{readings:?}");
+            assert_eq!(inputs(readings).say(), *say, "{readings:?}");
         }
-        assert_eq!(grounds(&[(1.0, 1.0), (3.0, 1.0), (3.0, 1.0)]).over(), 2);
+        assert_eq!(inputs(&[(1.0, 1.0), (3.0, 1.0), (3.0, 1.0)]).over(), 2);
     }
 
     #[test]
     fn without_a_control_only_the_ceiling_holds_and_stable_is_not_asked_about() {
-        let of = |readings| ResourceInputs { controlled: false, ..grounds(readings) }.say();
+        let of = |readings| ResourceInputs { controlled: false, ..inputs(readings) }.say();
         assert_eq!(of(&[(3.0, 1.0); 3]), ResourceResult::Within);
         assert_eq!(of(&[(3.0, f64::NAN); 3]), ResourceResult::Within);
         assert_eq!(of(&[(11.0, f64::NAN); 3]), ResourceResult::Over(Limit::Ceiling));
@@ -281,7 +281,7 @@ pub(crate) mod tests {
     fn the_comparison_is_of_averages_and_the_ceiling_of_the_highest() {
         let of = |new: &[f64], stable: &[f64]| {
             let reading = ResourceReading { new: ArmUse::of(new), stable: ArmUse::of(stable) };
-            ResourceInputs { readings: vec![reading; 3], ..grounds(&[]) }.say()
+            ResourceInputs { readings: vec![reading; 3], ..inputs(&[]) }.say()
         };
         assert_eq!(of(&[1.0, 11.0], &[6.0, 6.0]), ResourceResult::Over(Limit::Ceiling));
         assert_eq!(of(&[1.0, 5.0], &[2.0, 2.0]), ResourceResult::Within);
@@ -292,7 +292,7 @@ pub(crate) mod tests {
     fn numbers_are_told_short() {
         let told = [0.0, 0.001_234, 0.5, 1.5, 12.0, 999.6, 123_456.0, 1.53e9, -2e6].map(short);
         assert_eq!(told, ["0", "0.00123", "0.5", "1.5", "12", "1000", "123456", "1.53 G", "-2 M"]);
-        let told = grounds(&[(3.0, 1.0); 3]).detail();
+        let told = inputs(&[(3.0, 1.0); 3]).detail();
         assert_eq!(
             told,
             "cpu: new 3, stable 1; at most 10, at most 2 times stable; over it in 3 readings in a row"

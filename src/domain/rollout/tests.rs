@@ -118,13 +118,13 @@ impl Rollout {
         }
     }
 
-    fn force(&self) -> (Effective, Option<Hold>) {
+    fn effective(&self) -> (Effective, Option<Hold>) {
         let now = Conditions { stop_file: self.stop_file };
-        force(&self.memory, self.memory.reach(self.course()), self.attempt, now)
+        effective(&self.memory, self.memory.reach(self.course()), self.attempt, now)
     }
 
     fn weight(&self) -> Weight {
-        self.force().0.weight()
+        self.effective().0.weight()
     }
 
     fn wave(&self) -> Option<&Wave> {
@@ -133,7 +133,7 @@ impl Rollout {
 
     /// Starts another stage if the force has changed.
     fn restage(&mut self, afresh: bool) {
-        let staged = (self.force().0, self.wave().map(|w| w.name.clone()));
+        let staged = (self.effective().0, self.wave().map(|w| w.name.clone()));
         if afresh || staged != self.staged {
             self.stage += 1;
             (self.watched, self.looked) = (Duration::ZERO, self.now);
@@ -156,7 +156,7 @@ impl Rollout {
         change(self);
         let standing = version::VersionState {
             complete: before.is_complete(),
-            reach: match before.force().0 {
+            reach: match before.effective().0 {
                 Effective::At(reach) => reach,
                 Effective::Held => Exposure::NOBODY,
             },
@@ -215,7 +215,7 @@ impl Rollout {
             waves: &plan,
             present: self.memory.present(&plan),
             finished: self.memory.progress.as_ref().is_some_and(|p| p.finished),
-            held: self.force().1.is_some(),
+            held: self.effective().1.is_some(),
             paused: self.memory.pause.is_some() || self.memory.maintenance.is_some(),
             watched: self.watched,
             before: self.before,
@@ -224,7 +224,7 @@ impl Rollout {
             return WaveAction::Wait;
         }
         let baked = self.watched;
-        let proof = standing.present.map(|i| WaveEvidence {
+        let wave_evidence = standing.present.map(|i| WaveEvidence {
             baked,
             bake: plan[i].bake,
             controlled: plan[i].controlled(),
@@ -239,8 +239,9 @@ impl Rollout {
             }
         });
         let hours = Some(OpenHoursState { text: "hours".into(), open: self.hours_open, next: None });
-        let door = door_after(&plan, standing.present).map(|door| PromotionState { door, hours });
-        let facts = Facts { proof, door, durable: self.durable, barred_by: None };
+        let promotion =
+            door_after(&plan, standing.present).map(|promotion| PromotionState { promotion, hours });
+        let facts = Facts { wave_evidence, promotion, durable: self.durable, barred_by: None };
         let wave_status = self.climb.look(&standing, Some(facts), self.now);
         (self.spent, self.held) = (wave_status.spent, wave_status.held);
         assert!(self.spent.is_plausible(), "{:?}", self.spent);
@@ -356,7 +357,7 @@ impl Rollout {
             "maintained" => drop(self.apply(RolloutInput::EndMaintenance)),
             "promote" => {
                 // Like the writer: not during a hold.
-                if self.force().1.is_none() {
+                if self.effective().1.is_none() {
                     self.apply(RolloutInput::Open { waves: &plan, opener: Opener::Person });
                 }
             }
@@ -366,8 +367,8 @@ impl Rollout {
     }
 
     fn is_complete(&self) -> bool {
-        let (force, hold) = self.force();
-        RolloutState::of(&self.memory, self.course(), hold.as_ref(), force) == RolloutState::Complete
+        let (effective, hold) = self.effective();
+        RolloutState::of(&self.memory, self.course(), hold.as_ref(), effective) == RolloutState::Complete
     }
 
     fn set_servers(&mut self, text: &str) {
@@ -380,10 +381,10 @@ impl Rollout {
         if self.refused {
             return "refused".to_owned();
         }
-        let (force, hold) = self.force();
-        let state = RolloutState::of(&self.memory, self.course(), hold.as_ref(), force);
+        let (effective, hold) = self.effective();
+        let state = RolloutState::of(&self.memory, self.course(), hold.as_ref(), effective);
         let wave = self.wave().map_or("-", |w| w.name.as_str());
-        format!("{} {wave} {}", state.label(), force.weight())
+        format!("{} {wave} {}", state.label(), effective.weight())
     }
 }
 
@@ -609,7 +610,7 @@ fn an_older_attempt_than_was_seen_is_held() {
     assert_eq!(what, RolloutStep::Met);
     let (memory, what) = step(&memory, configure(2));
     assert_eq!((what, memory.attempt), (RolloutStep::Unchanged, 3));
-    let (held, why) = force(&memory, memory.reach(none), 2, Conditions::default());
+    let (held, why) = effective(&memory, memory.reach(none), 2, Conditions::default());
     assert_eq!((held, why), (Effective::Held, Some(Hold::AttemptOld { seen: 3 })));
 }
 

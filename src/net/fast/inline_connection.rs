@@ -55,7 +55,7 @@ struct PolledConnection {
     relay: Arc<SharedWaker>,
     /// The waker of `relay`.
     waker: Waker,
-    teller: Waker,
+    sender: Waker,
 }
 
 /// Wakes the task that uses a connection.
@@ -144,9 +144,9 @@ where
         let relay = Arc::<SharedWaker>::default();
         let waker = Waker::from(relay.clone());
         let future = Cell::new(Some(Box::pin(connection) as Pin<Box<dyn Future<Output = ()>>>));
-        let teller = Waker::from(Arc::new(ResultWaker(relay.clone())));
+        let sender = Waker::from(Arc::new(ResultWaker(relay.clone())));
         let connection =
-            Rc::new(PolledConnection { future, open: Cell::new(true), head, relay, waker, teller });
+            Rc::new(PolledConnection { future, open: Cell::new(true), head, relay, waker, sender });
         connection.turn();
         Ok(InlineConnection { handle, connection })
     }
@@ -304,7 +304,7 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
         let sent = if posted {
             // Sent in its turn; the result wakes this task.
             connection.relay.used_by(cx.waker());
-            this.sending.as_mut().poll(&mut Context::from_waker(&connection.teller))
+            this.sending.as_mut().poll(&mut Context::from_waker(&connection.sender))
         } else {
             this.inline.poll(cx, |cx| this.sending.as_mut().poll(cx))
         };

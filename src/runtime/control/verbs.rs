@@ -19,7 +19,7 @@ use crate::domain::rollout::{
 use crate::domain::verdict::StandingFinding;
 use crate::domain::wave::{Strategy, Wave};
 use crate::runtime::builder::{EvidenceEffect, SnapshotBuilder};
-use crate::runtime::gate_inputs::{door, proof};
+use crate::runtime::gate_inputs::{promotion, wave_evidence};
 use crate::runtime::shared::{ChangeOrigin, ChangeRefused, ChangeResult, ReleaseView, SharedState};
 use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::cohort::Weight;
@@ -65,7 +65,7 @@ impl SharedState {
         if matches!(running.state, RolloutState::RolledBack | RolloutState::Frozen | RolloutState::Complete) {
             let stands = match &running.hold {
                 Some(hold) => hold.explain(name),
-                None => format!("it is complete, {} of users are in new", running.force.weight()),
+                None => format!("it is complete, {} of users are in new", running.effective.weight()),
             };
             return Err(ChangeRefused::NotNow(format!("{name} has no waves to pause: {stands}")));
         }
@@ -81,7 +81,7 @@ impl SharedState {
             None => "paused before the first wave".to_owned(),
         };
         let message =
-            format!("{detail}; the weight stays at {}, the watchdog goes on", running.force.weight());
+            format!("{detail}; the weight stays at {}, the watchdog goes on", running.effective.weight());
         Ok(self.change(&mut writer, &running, memory, "pause", origin, detail, Value::Null, message))
     }
 
@@ -152,7 +152,8 @@ impl SharedState {
                 HoldKind::Rollback.command(&by)
             )));
         }
-        let shown = shown.filter(|(stage, _)| *stage == running.stage).map(|(_, proof)| proof);
+        let shown =
+            shown.filter(|(stage, _)| *stage == running.stage).map(|(_, wave_evidence)| wave_evidence);
         let wave_status = self.outlook_now(&running, shown);
         let against: Vec<(&str, String)> = against(&wave_status)
             .into_iter()
@@ -203,16 +204,16 @@ impl SharedState {
         let wave = release.wave()?;
         let (views, nothing) = (self.views(), ReleaseView::default());
         let view = views.get(name).unwrap_or(&nothing);
-        Some((release.stage, proof(release, wave, view, clock::now())))
+        Some((release.stage, wave_evidence(release, wave, view, clock::now())))
     }
 
     /// The gates at this moment, even if none were judged since the stage began.
     fn outlook_now(&self, running: &ReleaseSnapshot, shown: Option<WaveEvidence>) -> WaveStatus {
         let nothing =
-            || running.wave().map(|wave| proof(running, wave, &ReleaseView::default(), clock::now()));
+            || running.wave().map(|wave| wave_evidence(running, wave, &ReleaseView::default(), clock::now()));
         let input = gates::GateInput {
-            proof: shown.or_else(nothing),
-            door: door(running, clock::at_ms()),
+            wave_evidence: shown.or_else(nothing),
+            promotion: promotion(running, clock::at_ms()),
             durable: self.state_error().is_none(),
             barred_by: None,
         };
@@ -285,7 +286,7 @@ impl SharedState {
         }
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
         let after = next.releases.iter().find(|r| r.release.name == name);
-        let weight = |r: Option<&Arc<ReleaseSnapshot>>| r.map(|r| r.force.weight().percent());
+        let weight = |r: Option<&Arc<ReleaseSnapshot>>| r.map(|r| r.effective.weight().percent());
         let detail = match what {
             RolloutStep::Unpaused => "the pause is over, the waves go on".to_owned(),
             _ => format!("the {} is over; evidence starts afresh", ends.label()),
@@ -379,7 +380,7 @@ pub fn stands(running: &ReleaseSnapshot) -> String {
     format!(
         "{name} is {}, {} of users are in new; {present}; {next}",
         running.state.label().replace('_', " "),
-        running.force.weight()
+        running.effective.weight()
     )
 }
 
@@ -486,7 +487,7 @@ fn resumed_wave<'a>(
 /// The result of a resume.
 fn resumed(after: &ReleaseSnapshot, what: RolloutStep, left: &[HoldKind]) -> String {
     let name = &after.release.name;
-    let weight = after.force.weight();
+    let weight = after.effective.weight();
     let users = match (what, after.wave()) {
         (RolloutStep::Unpaused, _) if after.hold.is_some() => {
             format!("the pause is over; {weight} of users are in new")

@@ -118,8 +118,8 @@ impl SharedState {
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let after = next.releases.iter().find(|r| r.release.name == *name);
         let entry = LedgerEntry {
-            weight_before: Some(running.force.weight().percent()),
-            weight_after: after.map(|r| r.force.weight().percent()),
+            weight_before: Some(running.effective.weight().percent()),
+            weight_after: after.map(|r| r.effective.weight().percent()),
             evidence,
             ..writer.entry(kind, Some(&running.release), origin, detail)
         };

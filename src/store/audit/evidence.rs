@@ -94,11 +94,11 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Reco
         return RecomputedVerdict::ByHand;
     }
     let Some(recorded) = evidence.get("grounds") else { return RecomputedVerdict::Unknown };
-    let grounds: EvidenceRecord = match EvidenceRecord::deserialize(recorded) {
-        Ok(grounds) => grounds,
+    let inputs: EvidenceRecord = match EvidenceRecord::deserialize(recorded) {
+        Ok(inputs) => inputs,
         Err(fault) => return RecomputedVerdict::Other(Contradiction::Malformed(fault.into())),
     };
-    let found = match &grounds {
+    let found = match &inputs {
         EvidenceRecord::Fuse(breaker) => breaker.breaker_trip().follows().then_some(Cause::Fuse),
         EvidenceRecord::Resource(of) => {
             resource::ResourceInputs::from(of.clone()).trips().then_some(Cause::Resource)
@@ -114,7 +114,7 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Reco
             of.cause()
         }
     };
-    if let Err(why) = grounds.fits(cause, evidence) {
+    if let Err(why) = inputs.fits(cause, evidence) {
         return RecomputedVerdict::Other(why);
     }
     match found {
@@ -426,9 +426,9 @@ impl From<ResourceRecord> for resource::ResourceInputs {
     }
 }
 
-fn written(grounds: &EvidenceRecord) -> Value {
+fn written(inputs: &EvidenceRecord) -> Value {
     // Numbers, words and lists of them always serialize.
-    serde_json::to_value(grounds).unwrap_or_default()
+    serde_json::to_value(inputs).unwrap_or_default()
 }
 
 /// The counts behind an open breaker: connections to `new` alone.
@@ -464,34 +464,34 @@ pub fn breaker_evidence(breaker_trip: BreakerTrip, new: &[Server], since: Durati
     let decided_by = breaker_counts(&breaker_trip, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
     let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = breaker_trip;
-    let grounds = EvidenceRecord::Fuse(BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms });
+    let inputs = EvidenceRecord::Fuse(BreakerRecord { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
         "refused_in_a_row_min": crate::domain::breaker::IN_A_ROW,
         "servers": names,
         "decided_by": decided_by,
-        "grounds": written(&grounds),
+        "grounds": written(&inputs),
     })
 }
 
 /// Evidence of too many failed users.
 pub fn failed_users_evidence(harm: verdict_inputs::FailedUserLimit, requests: u64) -> Value {
     let verdict_inputs::FailedUserLimit { users, users_max } = harm;
-    let grounds = written(&EvidenceRecord::Harm(HarmRecord { users, users_max }));
-    json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
+    let inputs = written(&EvidenceRecord::Harm(HarmRecord { users, users_max }));
+    json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": inputs})
 }
 
 /// Evidence of a resource that `new` uses too much of.
 pub fn of_resource(of: &resource::ResourceInputs, users_failed: u64) -> Value {
-    let grounds = written(&EvidenceRecord::Resource(of.into()));
-    json!({"resource": &*of.name, "users_failed": users_failed, "grounds": grounds})
+    let inputs = written(&EvidenceRecord::Resource(of.into()));
+    json!({"resource": &*of.name, "users_failed": users_failed, "grounds": inputs})
 }
 
 /// Evidence of a watchdog's verdict; `users_failed`: since the evidence began.
 pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
-    let grounds = WatchdogRecord::from(of.grounds);
+    let inputs = WatchdogRecord::from(of.inputs);
     let mut all = json!({
         "cause": cause.label(),
         "window_s": of.window.as_secs(),
@@ -514,7 +514,7 @@ pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> V
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
         "users_failed": users_failed,
         "share": of.share,
-        "grounds": written(&EvidenceRecord::Watchdog(Box::new(grounds))),
+        "grounds": written(&EvidenceRecord::Watchdog(Box::new(inputs))),
     });
     E_VALUES.into_iter().zip(of.e).for_each(|(name, e)| all[name] = json!(e));
     all
@@ -608,10 +608,10 @@ mod tests {
         #[test]
         fn the_verdict_is_found_again_from_what_is_written_and_no_other(of in any_grounds()) {
             prop_assume!(!of.comparison.e.iter().any(|e| e.is_nan()));
-            let grounds = WatchdogRecord::from(of);
+            let inputs = WatchdogRecord::from(of);
             let e = of.comparison.e;
             let mut text = json!({
-                "grounds": written(&EvidenceRecord::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha,
+                "grounds": written(&EvidenceRecord::Watchdog(Box::new(inputs))), "alpha": of.comparison.alpha,
                 "e_value": of.comparison.e_value(), "errors_max": of.errors.limit,
             });
             E_VALUES.into_iter().zip(e).for_each(|(name, e)| text[name] = json!(e));
@@ -638,8 +638,8 @@ mod tests {
 
     #[test]
     fn a_resource_that_new_uses_too_much_of_is_found_again() {
-        use crate::domain::resource::tests::grounds;
-        let over = grounds(&[(11.0, 0.1), (11.5, 0.1), (12.0, 1.0 / 3.0)]);
+        use crate::domain::resource::tests::inputs;
+        let over = inputs(&[(11.0, 0.1), (11.5, 0.1), (12.0, 1.0 / 3.0)]);
         let read = |of: &resource::ResourceInputs| {
             let text = of_resource(of, 3).to_string();
             again(Some("resource"), Some(METHOD), &serde_json::from_str(&text).unwrap())
@@ -650,10 +650,10 @@ mod tests {
             RecomputedVerdict::Other(_)
         ));
         assert!(matches!(
-            read(&grounds(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])),
+            read(&inputs(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])),
             RecomputedVerdict::Other(_)
         ));
-        assert!(matches!(read(&grounds(&[(11.0, 1.0); 2])), RecomputedVerdict::Other(_)));
+        assert!(matches!(read(&inputs(&[(11.0, 1.0); 2])), RecomputedVerdict::Other(_)));
     }
 
     #[test]

@@ -203,9 +203,9 @@ fn pair(of: PerArm) -> Value {
 
 fn input(of: &GateInput) -> Value {
     json!({
-        "proof": of.proof.as_ref().map(proof),
-        "door": of.door.as_ref().map(|d| json!({
-            "open": match d.door { Promotion::Auto => "auto", Promotion::ByHand => "by-hand" },
+        "proof": of.wave_evidence.as_ref().map(wave_evidence),
+        "door": of.promotion.as_ref().map(|d| json!({
+            "open": match d.promotion { Promotion::Auto => "auto", Promotion::ByHand => "by-hand" },
             "hours": d.hours.as_ref().map(|h| json!({"text": h.text, "open": h.open, "next": h.next})),
         })),
         "durable": of.durable,
@@ -213,7 +213,7 @@ fn input(of: &GateInput) -> Value {
     })
 }
 
-fn proof(of: &WaveEvidence) -> Value {
+fn wave_evidence(of: &WaveEvidence) -> Value {
     let mut all = json!({
         "controlled": of.controlled,
         "baked_us": of.baked.as_micros() as u64,
@@ -238,7 +238,7 @@ fn proof(of: &WaveEvidence) -> Value {
             "e_value": of.watchdog.e_value,
             "e_notice": of.watchdog.e_notice,
             "alpha": of.watchdog.alpha,
-            "sight": of.watchdog.sight.map(sight),
+            "sight": of.watchdog.detection_limit.map(detection_limit),
         },
     });
     reading(&of.reading, &mut all);
@@ -293,7 +293,7 @@ fn read_critical(of: &Value) -> Result<RouteEvidence, MalformedEvidence> {
 }
 
 /// JSON has no infinity: an unbounded unseen effect becomes `null`.
-fn sight(of: WaveDetectionLimit) -> Value {
+fn detection_limit(of: WaveDetectionLimit) -> Value {
     json!({
         "latency_notice": of.latency_notice,
         "margin": of.margin,
@@ -321,15 +321,15 @@ fn read_sight(of: &Value) -> Result<WaveDetectionLimit, MalformedEvidence> {
 fn read(of: &Value) -> Result<GateInput, MalformedEvidence> {
     let there = |key: &str| Some(&of[key]).filter(|v| !v.is_null());
     Ok(GateInput {
-        proof: there("proof").map(read_proof).transpose()?,
-        door: there("door").map(read_door).transpose()?,
+        wave_evidence: there("proof").map(read_proof).transpose()?,
+        promotion: there("door").map(read_door).transpose()?,
         durable: boolean(of, "durable")?,
         barred_by: optional(of, "barred_by"),
     })
 }
 
 fn read_door(of: &Value) -> Result<PromotionState, MalformedEvidence> {
-    let door = word(of, "open", "way to open", |word| match word {
+    let promotion = word(of, "open", "way to open", |word| match word {
         "auto" => Some(Promotion::Auto),
         "by-hand" => Some(Promotion::ByHand),
         _ => None,
@@ -342,7 +342,7 @@ fn read_door(of: &Value) -> Result<PromotionState, MalformedEvidence> {
             next: optional(h, "next"),
         }),
     };
-    Ok(PromotionState { door, hours })
+    Ok(PromotionState { promotion, hours })
 }
 
 fn read_proof(of: &Value) -> Result<WaveEvidence, MalformedEvidence> {
@@ -389,7 +389,7 @@ fn read_proof(of: &Value) -> Result<WaveEvidence, MalformedEvidence> {
             e_value: number(dog, "e_value")?,
             e_notice: number(dog, "e_notice")?,
             alpha: number(dog, "alpha")?,
-            sight: Some(&dog["sight"]).filter(|v| !v.is_null()).map(read_sight).transpose()?,
+            detection_limit: Some(&dog["sight"]).filter(|v| !v.is_null()).map(read_sight).transpose()?,
         },
         resources: resources.into_iter().map(Into::into).collect(),
     })
@@ -478,19 +478,24 @@ mod tests {
         assert!(recompute(&entry(&passed, GateDecision::Hold)).is_err());
         let hours =
             OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
-        let door = Some(PromotionState { door: Promotion::ByHand, hours: Some(hours) });
-        let first = wave_status(GateInput { door, proof: None, durable: false, barred_by: Some("b".into()) });
+        let promotion = Some(PromotionState { promotion: Promotion::ByHand, hours: Some(hours) });
+        let first = wave_status(GateInput {
+            promotion,
+            wave_evidence: None,
+            durable: false,
+            barred_by: Some("b".into()),
+        });
         assert!(recompute(&entry(&first, GateDecision::Hold)).is_ok());
     }
 
     #[test]
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
-        let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
-        let mut proof = WaveEvidence { resources, ..good() };
+        let resources = vec![crate::domain::resource::tests::inputs(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
+        let mut wave_evidence = WaveEvidence { resources, ..good() };
         let detection_limit = Some(DetectionLimit { below: 0.01, requests: 8192 });
-        proof.watchdog.sight =
+        wave_evidence.watchdog.detection_limit =
             Some(WaveDetectionLimit { detection_limit, latency_notice: 0.03, margin: 0.1 });
-        let entry = entry(&wave_status(facts(Some(proof))), GateDecision::Open);
+        let entry = entry(&wave_status(facts(Some(wave_evidence))), GateDecision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
             ("/gates/input/proof/failed/new", json!(21)),
@@ -530,17 +535,18 @@ mod tests {
 
     #[test]
     fn sentences_may_be_reworded_and_every_number_name_and_verdict_is_compared() {
-        let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
-        let mut proof = WaveEvidence { resources, ..good() };
-        proof.watchdog.sight = Some(WaveDetectionLimit {
+        let resources = vec![crate::domain::resource::tests::inputs(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
+        let mut wave_evidence = WaveEvidence { resources, ..good() };
+        wave_evidence.watchdog.detection_limit = Some(WaveDetectionLimit {
             detection_limit: Some(DetectionLimit { below: 0.01, requests: 8192 }),
             latency_notice: 0.03,
             margin: 0.1,
         });
-        proof.critical = vec![RouteEvidence { name: "refunds".into(), reading: good().reading }];
+        wave_evidence.critical = vec![RouteEvidence { name: "refunds".into(), reading: good().reading }];
         let hours = OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
-        let door = Some(PromotionState { door: Promotion::Auto, hours: Some(hours) });
-        let whole = entry(&wave_status(GateInput { door, ..facts(Some(proof)) }), GateDecision::Open);
+        let promotion = Some(PromotionState { promotion: Promotion::Auto, hours: Some(hours) });
+        let whole =
+            entry(&wave_status(GateInput { promotion, ..facts(Some(wave_evidence)) }), GateDecision::Open);
         let mut paths = vec![];
         leaves(&whole, "", &mut paths);
         assert!(paths.len() > 100, "{}", paths.len());
@@ -566,11 +572,11 @@ mod tests {
         /// Doubles survive serialization to text well enough for the same verdicts.
         #[test]
         fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
-            let mut proof = WaveEvidence { baked: Duration::from_nanos(n), ..good() };
-            let r = &mut proof.reading;
+            let mut wave_evidence = WaveEvidence { baked: Duration::from_nanos(n), ..good() };
+            let r = &mut wave_evidence.reading;
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
-            (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
-            let wave_status = wave_status(facts(Some(proof)));
+            (r.design_errors, r.design_latency, wave_evidence.share, wave_evidence.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
+            let wave_status = wave_status(facts(Some(wave_evidence)));
             let decision = if gates::passes(&wave_status.gates) { GateDecision::Open } else { GateDecision::Hold };
             prop_assert_eq!(recompute(&entry(&wave_status, decision)).map(|r| r.gates), Ok(wave_status.gates.clone()));
         }

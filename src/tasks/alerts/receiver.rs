@@ -55,15 +55,15 @@ impl AlertQueue {
     pub fn open(receiver: Receiver, shared: Arc<SharedState>) -> AlertQueue {
         let queue = Arc::new(QueueState::default());
         shared.alerts.change(&receiver.name, |_| {});
-        let teller = AlertSender {
+        let sender = AlertSender {
             receiver: receiver.clone(),
             queue: queue.clone(),
             shared,
             trouble: TroubleEdges::default(),
         };
         let task = match receiver.kind {
-            ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
-            ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
+            ReceiverKind::Alertmanager { repeat } => tokio::spawn(sender.tell_states(repeat)),
+            ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(sender.tell_events()),
         };
         AlertQueue { receiver, queue, task }
     }

@@ -55,7 +55,7 @@ impl WatchedRelease {
         if judge.engine().e_value() >= 1.0 / settings.alpha {
             return None;
         }
-        judge.engine_mut().weigh(release.force.weight(), now);
+        judge.engine_mut().weigh(release.effective.weight(), now);
         // Levels edited while no process ran restart their evidence, too.
         judge.set_limits(limits(release));
         dog.judge = judge;
@@ -116,7 +116,7 @@ impl WatchedRelease {
             return;
         }
         let name = &release.release.name;
-        for (attempt, bytes) in release.tally.failed.to_write(name) {
+        for (attempt, bytes) in release.counters.failed.to_write(name) {
             self.keep_failed_by =
                 now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
             archive.checkpoint_queue.enqueue(failed_users::file(name, attempt), bytes);
@@ -132,5 +132,5 @@ pub(super) fn remember_failed(shared: &SharedState, release: &ReleaseSnapshot, a
     };
     let key = shared.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
     let number = |id: &failed_users::FailedUserId| failed_users::number_of(key.as_ref(), id);
-    release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
+    release.counters.failed.restore(attempt, release.evidence_id, &bytes, number);
 }

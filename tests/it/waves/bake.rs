@@ -101,9 +101,9 @@ fn a_bake_that_is_restarted_again_and_again_opens_in_time() {
     let opened = ledger
         .iter()
         .rfind(|e| e["kind"] == "wave" && e["detail"].as_str().is_some_and(|d| d.contains("`1%`")));
-    let proof = &opened.expect("the wave opened").clone()["evidence"]["gates"]["input"]["proof"];
-    assert_eq!(proof["users"]["new"], 1, "{proof}");
-    assert!(proof["baked_us"].as_u64().is_some_and(|us| us >= 8_000_000), "{proof}");
+    let wave_evidence = &opened.expect("the wave opened").clone()["evidence"]["gates"]["input"]["proof"];
+    assert_eq!(wave_evidence["users"]["new"], 1, "{wave_evidence}");
+    assert!(wave_evidence["baked_us"].as_u64().is_some_and(|us| us >= 8_000_000), "{wave_evidence}");
 }
 
 #[test]

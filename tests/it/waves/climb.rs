@@ -84,9 +84,12 @@ fn from_testers_to_everybody_on_evidence() {
     assert!(verified.status.success() && told.contains(&wanted), "{wanted}: {told}");
     // The entry has the numbers: any reader can recompute the verdict.
     let last = ledger.iter().rfind(|e| e["evidence"]["gates"]["decision"] == "open").unwrap();
-    let proof = &last["evidence"]["gates"]["input"]["proof"];
-    assert!(proof["e_errors"].as_f64().is_some_and(|e| e >= 20.0), "{proof:#}");
-    assert!(proof["users"]["new"].as_u64().is_some_and(|n| (850..1150).contains(&n)), "{proof:#}");
+    let wave_evidence = &last["evidence"]["gates"]["input"]["proof"];
+    assert!(wave_evidence["e_errors"].as_f64().is_some_and(|e| e >= 20.0), "{wave_evidence:#}");
+    assert!(
+        wave_evidence["users"]["new"].as_u64().is_some_and(|n| (850..1150).contains(&n)),
+        "{wave_evidence:#}"
+    );
     figure(&format!("climb over nginx: {}, {} requests, none failed", times.join(", "), counted.requests));
 }
 

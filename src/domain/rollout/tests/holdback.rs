@@ -46,8 +46,8 @@ fn a_rollback_at_100_goes_back_to_stable_and_ends_the_soak() {
         rollout.run(command);
     }
     let state = |rollout: &Rollout| {
-        let (force, hold) = rollout.force();
-        RolloutState::of(&rollout.memory, rollout.course(), hold.as_ref(), force)
+        let (effective, hold) = rollout.effective();
+        RolloutState::of(&rollout.memory, rollout.course(), hold.as_ref(), effective)
     };
     assert_eq!(state(&rollout), RolloutState::Complete);
     let mut memory = rollout.memory.clone();
@@ -70,6 +70,6 @@ fn a_weight_set_by_hand_stays_below_until_the_file_says_otherwise() {
     assert_eq!(half.held_back(back), half, "it is the top of 100% alone");
     let course = Strategy::ByHand(reach.held_back(back));
     let memory = ReleaseState { attempt: 1, ..ReleaseState::default() };
-    let (force, hold) = force(&memory, memory.reach(course), 1, Conditions::default());
-    assert_eq!(RolloutState::of(&memory, course, hold.as_ref(), force), RolloutState::Progressing);
+    let (effective, hold) = effective(&memory, memory.reach(course), 1, Conditions::default());
+    assert_eq!(RolloutState::of(&memory, course, hold.as_ref(), effective), RolloutState::Progressing);
 }

@@ -84,7 +84,7 @@ proptest! {
                 );
             }
             if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
-                prop_assert_eq!(rollout.force().0, Effective::Held);
+                prop_assert_eq!(rollout.effective().0, Effective::Held);
             }
             // Only the file, a person, or passed gates raise the weight.
             let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
@@ -100,7 +100,7 @@ proptest! {
                 prop_assert!(is <= was, "a restart raised {was} to {is}");
             }
             if before.memory.freeze.is_some() && rollout.memory.freeze.is_some() {
-                let uncovered = before.force().0 == Effective::Held && is <= rollout.memory.freeze.as_ref().unwrap().weight;
+                let uncovered = before.effective().0 == Effective::Held && is <= rollout.memory.freeze.as_ref().unwrap().weight;
                 prop_assert!(is <= was || uncovered, "raised while frozen");
             }
         }

@@ -73,5 +73,5 @@ fn a_trip_follows_the_build_to_the_servers_that_it_moves_to() {
     );
     let trip = rollout.memory.trip.clone().unwrap();
     assert_eq!(trip.servers, ["c", "d"]);
-    assert_eq!(rollout.force().1, Some(Hold::Tripped));
+    assert_eq!(rollout.effective().1, Some(Hold::Tripped));
 }

@@ -174,7 +174,7 @@ impl Engine {
     /// closed.
     pub(super) fn look_at_sight(&self) -> Option<DetectionLimit> {
         let table = self.table()?;
-        let sharpest = self.windows.sight().min_by(|a, b| a.least.total_cmp(&b.least))?;
+        let sharpest = self.windows.detection_limit().min_by(|a, b| a.least.total_cmp(&b.least))?;
         let below = table.stretch_of(sharpest.least).unwrap_or(f64::INFINITY);
         Some(DetectionLimit { below, requests: sharpest.requests })
     }
