@@ -23,7 +23,7 @@ pub enum RequestError {
     /// The client sent its body too slowly.
     SlowRequestBody,
     /// The client was too slow, or broke off, while the response body passed.
-    ClientLeft,
+    ClientAtFault,
     NoRoute,
     /// The route leads to the servers of a version that is rolled back.
     Barred,
@@ -148,9 +148,9 @@ impl RequestError {
                 StatusCode::REQUEST_TIMEOUT,
                 "the request body came too slowly",
             ),
-            RequestError::ClientLeft => by_client(
+            RequestError::ClientAtFault => by_client(
                 Outcome::Cancelled,
-                "client_left",
+                "client_at_fault",
                 StatusCode::REQUEST_TIMEOUT,
                 "the response was taken too slowly",
             ),
@@ -259,7 +259,7 @@ mod tests {
         RequestError::BadRequest("host"),
         RequestError::BadRequestBody,
         RequestError::SlowRequestBody,
-        RequestError::ClientLeft,
+        RequestError::ClientAtFault,
         RequestError::NoRoute,
         RequestError::Barred,
         RequestError::Overload,

@@ -181,7 +181,7 @@ impl UpstreamBody {
             // The upstream may have answered before it had the whole request: a broken request body
             // breaks both. A client that reads slowly makes the upstream wait to write.
             Poll::Ready(Some(Err(_))) if self.may_be_client_fault() => {
-                Poll::Ready(Some(Err(RequestError::ClientLeft)))
+                Poll::Ready(Some(Err(RequestError::ClientAtFault)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(RequestError::BodyTruncated))),
             Poll::Ready(None) => Poll::Ready(None),
@@ -202,7 +202,7 @@ impl UpstreamBody {
                 // The total time-out has expired: by whose fault?
                 let body_state = self.record.body_state();
                 let excused = over && deadlines.whole.is_some_and(|t| body_state.client_took_half_of(t));
-                let error = if excused { RequestError::ClientLeft } else { RequestError::BodyTimeout };
+                let error = if excused { RequestError::ClientAtFault } else { RequestError::BodyTimeout };
                 return Poll::Ready(Some(Err(error)));
             },
         }
