@@ -1,6 +1,7 @@
 //! Sockets: listening, TLS, resolving names, connections to upstreams.
 
 pub mod fast;
+pub mod http_call;
 pub mod lazy_timer;
 pub mod listen;
 pub mod proxy_protocol;
