@@ -54,8 +54,8 @@
 //! * Only the client and the upstream are waited for.
 //! * Global limits are a few shared atomics beside the snapshot.
 
-pub mod admin;
-pub mod app;
+mod admin;
+mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
@@ -64,9 +64,9 @@ pub mod proxy;
 pub mod runtime;
 pub mod stats;
 pub mod store;
-pub mod tasks;
+mod tasks;
 pub mod telemetry;
-pub mod upstream;
+mod upstream;
 
 #[cfg(test)]
 #[path = "../tests/mutate.rs"]

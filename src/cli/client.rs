@@ -7,18 +7,16 @@
 use super::text::shown;
 use crate::admin::dto::{ErrorBody, RunningBody, StatusBody};
 use crate::domain::tokens::token_to_send;
+use crate::net::http_call::{self, HttpCall, HttpCallError};
 use anyhow::Context;
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode, header};
+use http_body_util::Full;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -144,62 +142,34 @@ impl AdminClient {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let work = self.exchange_unbounded(method, path, body);
-        tokio::time::timeout(self.timeout, work)
-            .await
-            .map_err(|_| ClientError::TimedOut(self.authority.clone()))?
-    }
-
-    async fn exchange_unbounded(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
-        let strange = |fault: &dyn std::error::Error| {
-            ClientError::Strange(self.authority.clone(), shown(&fault.to_string()))
-        };
-        // URLs write IPv6 in brackets; the resolver needs the bare address.
-        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
-        let port = self.authority.port_u16().unwrap_or(80);
-        let stream = TcpStream::connect((host, port)).await.map_err(|fault| match fault.kind() {
-            std::io::ErrorKind::ConnectionRefused => ClientError::Refused(self.authority.clone()),
-            _ => ClientError::Unreachable(self.authority.clone(), fault),
-        })?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|fault| strange(&fault))?;
-
-        let mut request = Request::builder()
-            .method(&method)
-            .uri(path)
-            .header(header::HOST, self.authority.as_str())
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("grayling/", env!("CARGO_PKG_VERSION")));
+        let strange = |fault: &str| ClientError::Strange(self.authority.clone(), shown(fault));
+        let mut request = http_call::request(method.clone(), self.authority.as_str(), path)
+            .header(header::ACCEPT, "application/json");
         if method == Method::POST {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(body)).map_err(|fault| strange(&fault))?;
-
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(|fault| strange(&fault))?;
-            let (parts, body) = answer.into_parts();
-            let body =
-                Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|fault| strange(&*fault))?;
-            Ok((parts.status, body.to_bytes()))
+        let request = request.body(Full::new(body)).map_err(|fault| strange(&fault.to_string()))?;
+        let call = HttpCall {
+            // URLs write IPv6 in brackets; the resolver needs the bare address.
+            host: self.authority.host().trim_start_matches('[').trim_end_matches(']'),
+            port: self.authority.port_u16().unwrap_or(80),
+            tls: None,
+            request,
+            body_bytes_max: ANSWER_BYTES_MAX,
+            within: self.timeout,
         };
-        // The connection is driven here, not in a task, so it ends with the call. Its own result
-        // adds nothing to the response.
-        let drive = async {
-            let _ = connection.await;
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            never = drive => match never {},
-        }
+        let answer = call.make().await.map_err(|fault| match fault {
+            HttpCallError::Connect(fault) if fault.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ClientError::Refused(self.authority.clone())
+            }
+            HttpCallError::Connect(fault) => ClientError::Unreachable(self.authority.clone(), fault),
+            HttpCallError::TimedOut => ClientError::TimedOut(self.authority.clone()),
+            HttpCallError::TooLong(_) | HttpCallError::Broken(_) => strange(&fault.to_string()),
+        })?;
+        Ok((answer.status(), answer.into_body()))
     }
 }
 

@@ -19,7 +19,7 @@ mod run;
 mod schema;
 mod screen;
 mod status;
-pub mod text;
+mod text;
 mod verify;
 
 use self::client::ClientError;

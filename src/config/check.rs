@@ -23,8 +23,6 @@ const NOT_TOML: &str = "this is not TOML";
 pub struct CheckedConfig {
     pub plan: Config,
     pub warnings: Diagnostics,
-    /// All files that were read, the config first. They are to be watched.
-    pub files: Vec<PathBuf>,
     /// Of the text, in hexadecimal digits.
     pub sha256: String,
     pub text: String,
@@ -132,7 +130,6 @@ pub(super) fn examine(
         Some(plan) if reader.report.errors() == 0 => Ok(CheckedConfig {
             plan,
             warnings: reader.report,
-            files: files.clone(),
             sha256: hex(&Digest::of(text.as_bytes())),
             text: text.to_string(),
         }),

@@ -91,10 +91,6 @@ impl Diagnostics {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.faults.is_empty()
-    }
-
     pub fn faults(&self) -> &[Diagnostic] {
         &self.faults
     }

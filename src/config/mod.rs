@@ -16,22 +16,22 @@
 //! panic on any file.
 
 mod alerts;
-pub mod check;
+pub(crate) mod check;
 mod combinations;
 mod critical;
-pub mod diagnostics;
-pub mod diff;
+pub(crate) mod diagnostics;
+pub(crate) mod diff;
 mod entities;
 mod files;
-pub mod keys;
+pub(crate) mod keys;
 mod reader;
 mod resources;
-pub mod schema;
+pub(crate) mod schema;
 mod sections;
 mod telemetry;
 mod tls;
-pub mod values;
-pub mod watcher;
+pub(crate) mod values;
+pub(crate) mod watcher;
 mod waves;
 
 #[cfg(test)]
@@ -39,6 +39,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use check::{CheckedConfig, LoadedConfig, load, parse};
+pub use check::{CheckedConfig, load, parse};
 pub use diagnostics::{Color, Diagnostic, Diagnostics, Severity};
 pub use diff::{PlanFinding, PlanFindingKind, ReleaseStanding, Standings, compare};

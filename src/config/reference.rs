@@ -64,7 +64,12 @@ fn has_header(key: &ConfigKey) -> bool {
 }
 
 fn effects(key: &ConfigKey) -> String {
-    format!("Default: {}. Reload: {}.", key.default_description(), key.reload)
+    let default = match key.default {
+        DefaultValue::Required => "none; required".into(),
+        DefaultValue::Value(text) => key.toml(text),
+        DefaultValue::Absent(meaning) => meaning.into(),
+    };
+    format!("Default: {default}. Reload: {}.", key.reload)
 }
 
 /// Value, default and reload.

@@ -19,20 +19,20 @@
 //! - Both arms bad for 30 s is a separate cause: a precaution, because `new` may be the load on a
 //!   shared database.
 
-pub mod bad_requests;
-pub mod ceiling;
+pub(crate) mod bad_requests;
+pub(crate) mod ceiling;
 pub mod deadline;
-pub mod notice;
-pub mod onset;
+pub(crate) mod notice;
+pub(crate) mod onset;
 mod own_counts;
 pub mod own_past;
-pub mod ruling;
-pub mod set_aside;
-pub mod stable_trouble;
-pub mod suspicion;
-pub mod trailing_windows;
-pub mod unanswered;
-pub mod verdict_inputs;
+pub(crate) mod ruling;
+pub(crate) mod set_aside;
+pub(crate) mod stable_trouble;
+pub(crate) mod suspicion;
+pub(crate) mod trailing_windows;
+pub(crate) mod unanswered;
+pub(crate) mod verdict_inputs;
 mod without_control;
 
 use super::verdict::{

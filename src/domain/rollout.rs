@@ -21,7 +21,7 @@
 //!   version earned does not apply to it.
 
 mod progress;
-pub mod version;
+pub(crate) mod version;
 pub mod wave_controller;
 
 use super::decide::Effective;

@@ -60,20 +60,12 @@ pub enum Strategy<'a> {
     Waves(&'a [Wave]),
 }
 
-impl<'a> Strategy<'a> {
+impl Strategy<'_> {
     /// Would the file let users in without a person's decision?
     pub fn lets_in(self) -> bool {
         match self {
             Strategy::ByHand(reach) => reach != Exposure::NOBODY,
             Strategy::Waves(waves) => waves.first().is_some_and(|wave| wave.promotion == Promotion::Auto),
-        }
-    }
-
-    /// Empty for a weight set by hand.
-    pub fn waves(self) -> &'a [Wave] {
-        match self {
-            Strategy::ByHand(_) => &[],
-            Strategy::Waves(waves) => waves,
         }
     }
 }

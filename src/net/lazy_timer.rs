@@ -10,7 +10,7 @@
 //! A thread keeps at most `SPARE_MAX` unused timers.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -43,11 +43,6 @@ impl LazyTimer {
             timer.as_mut().reset(deadline);
         }
     }
-
-    /// Resolves once `deadline` has passed.
-    pub async fn until(&mut self, deadline: Instant) {
-        poll_fn(|cx| self.poll(cx, deadline)).await;
-    }
 }
 
 impl Drop for LazyTimer {
@@ -66,6 +61,7 @@ impl Drop for LazyTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(3600);
@@ -74,6 +70,11 @@ mod tests {
     fn run(future: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future);
         SPARE.with_borrow_mut(Vec::clear);
+    }
+
+    /// Resolves once `deadline` has passed.
+    async fn passed(alarm: &mut LazyTimer, deadline: Instant) {
+        poll_fn(|cx| alarm.poll(cx, deadline)).await;
     }
 
     #[test]
@@ -90,7 +91,7 @@ mod tests {
             });
             pending.await;
             // Its timer fires early, at the shortest deadline.
-            alarm.until(began + 3 * SHORT).await;
+            passed(&mut alarm, began + 3 * SHORT).await;
             assert!(began.elapsed() >= 3 * SHORT);
         });
     }
@@ -104,10 +105,10 @@ mod tests {
                 drop(alarm);
                 assert_eq!(SPARE.with_borrow(Vec::len), 1);
                 let began = Instant::now();
-                LazyTimer::default().until(began + then).await;
+                passed(&mut LazyTimer::default(), began + then).await;
                 assert!(began.elapsed() >= then);
                 // A timer that has fired already works as well.
-                LazyTimer::default().until(began + then + SHORT).await;
+                passed(&mut LazyTimer::default(), began + then + SHORT).await;
                 assert!(began.elapsed() >= then + SHORT);
                 assert_eq!(SPARE.with_borrow(Vec::len), 1);
             }

@@ -1,11 +1,12 @@
 //! Sockets: listening, TLS, resolving names, connections to upstreams.
 
-pub mod fast;
-pub mod lazy_timer;
+pub(crate) mod fast;
+pub(crate) mod http_call;
+pub(crate) mod lazy_timer;
 pub mod listen;
-pub mod proxy_protocol;
-pub mod request_form;
-pub mod tls;
+pub(crate) mod proxy_protocol;
+pub(crate) mod request_form;
+pub(crate) mod tls;
 
 use socket2::TcpKeepalive;
 use std::io;

@@ -188,7 +188,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                     tried.add(index);
                 }
             }
-            Err(SendError::Broken(_)) => return Err(blame_for_broken_connection(body_state)),
+            Err(SendError::Broken) => return Err(blame_for_broken_connection(body_state)),
         }
     }
     Err(RequestError::Unreachable)

@@ -10,7 +10,7 @@ mod connection;
 mod deadline;
 mod decision;
 mod detached;
-pub mod error;
+pub(crate) mod error;
 mod forward;
 mod handle;
 pub mod headers;

@@ -2,16 +2,16 @@
 //! tasks read the counters; one writer makes the next snapshot. They meet only here.
 
 mod builder;
-pub mod conflicts;
-pub mod control;
-pub mod decision_counts;
+pub(crate) mod conflicts;
+pub(crate) mod control;
+pub(crate) mod decision_counts;
 pub mod event_ring;
-pub mod gate_inputs;
+pub(crate) mod gate_inputs;
 pub mod release_counters;
-pub mod resources;
+pub(crate) mod resources;
 pub mod routes;
 pub mod shared;
-pub mod snapshot;
+pub(crate) mod snapshot;
 pub mod traces;
 mod views;
-pub mod wave_checkpoint;
+pub(crate) mod wave_checkpoint;

@@ -6,20 +6,20 @@
 //! Invariants: no clock, no I/O, no config; nothing here imports another room.
 
 pub mod arm;
-pub mod cluster_window;
+pub(crate) mod cluster_window;
 pub mod codec;
 pub mod cohort;
-pub mod design_effect;
+pub(crate) mod design_effect;
 pub mod e_process;
 pub mod engine;
-pub mod first_event;
+pub(crate) mod first_event;
 pub mod first_request;
-pub mod hasher;
+pub(crate) mod hasher;
 pub mod histogram;
 pub mod hypergeometric_bet;
-pub mod hyperloglog;
+pub(crate) mod hyperloglog;
 pub mod latency;
 pub mod noninferiority;
-pub mod power;
+pub(crate) mod power;
 pub mod servers;
 pub mod users;

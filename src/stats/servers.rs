@@ -268,10 +268,6 @@ impl ServerClusters {
         self.usual.iter_mut().zip(shares).for_each(|(usual, share)| usual.share = share);
     }
 
-    pub fn set_failed_share(&mut self, share: f64) {
-        self.usual[ServerMark::Failed as usize].share = share;
-    }
-
     /// Starts another attempt: resets the bets on the rate of spells, and all warm-ups.
     pub fn begin_anew(&mut self, warm_up: Duration) {
         (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);

@@ -161,6 +161,7 @@ impl Ledger {
         }
     }
 
+    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.path
     }

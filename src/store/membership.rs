@@ -97,6 +97,7 @@ pub struct Lookup<'a> {
     pub known: &'a dyn Fn(&str, &RecordedSegment) -> Option<UserSet>,
 }
 
+#[cfg(test)]
 impl Lookup<'_> {
     /// No key and no list.
     pub const NOTHING: Lookup<'static> = Lookup { hashed: &|_, _| None, known: &|_, _| None };

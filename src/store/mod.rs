@@ -5,12 +5,12 @@
 
 pub mod audit;
 pub mod chain;
-pub mod checkpoints;
-pub mod failed_users;
+pub(crate) mod checkpoints;
+pub(crate) mod failed_users;
 pub mod ledger;
-pub mod membership;
-pub mod permissions;
+pub(crate) mod membership;
+pub(crate) mod permissions;
 mod shared_error;
 pub mod state;
 pub mod state_key;
-pub mod writer;
+pub(crate) mod writer;

@@ -1,20 +1,14 @@
-//! One HTTP/1.1 exchange on its own connection, with a peer that is not an upstream server: a
-//! receiver of alerts, a metrics page.
+//! A call to a configured address: a receiver of alerts, a metrics page, a trace collector.
 //!
-//! Invariants: a call ends within its time limit, for any behaviour of the peer. At most
-//! `answer_bytes_max` of the body are read. Redirects are not followed (a call goes to the
-//! configured address only). No error contains the path of an address, which may be a secret.
+//! Invariants: those of [`http_call`]. No error contains the path of an address, which may be a
+//! secret.
 
 use crate::domain::config::{Address, FromFiles};
+use crate::net::http_call::{self, HttpCall, HttpCallError};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::Full;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 pub struct Call<'a> {
     pub to: &'a Address,
@@ -32,7 +26,7 @@ pub struct Call<'a> {
 pub struct CallAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,66 +39,30 @@ pub enum CallError {
     TooLong(usize),
 }
 
-fn unreachable(error: impl std::fmt::Display) -> CallError {
-    CallError::Unreachable(error.to_string())
-}
-
 impl Call<'_> {
     pub async fn make(self) -> Result<CallAnswer, CallError> {
-        let within = self.within;
-        match tokio::time::timeout(within, self.unbounded()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(CallError::TimedOut(within)),
-        }
-    }
-
-    async fn unbounded(self) -> Result<CallAnswer, CallError> {
-        let stream = TcpStream::connect((self.to.host.as_str(), self.to.port)).await.map_err(unreachable)?;
-        match self.tls {
-            None => self.exchange(stream).await,
-            Some(tls) => {
-                let name = ServerName::try_from(self.to.host.clone()).map_err(unreachable)?;
-                let connector = tokio_rustls::TlsConnector::from(tls.config.clone());
-                let stream = connector.connect(name, stream).await.map_err(unreachable)?;
-                self.exchange(stream).await
-            }
-        }
-    }
-
-    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<CallAnswer, CallError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-        let mut request = Request::builder()
-            .method(self.method)
-            .uri(self.path)
-            .header(header::HOST, self.to.authority())
-            .header(header::CONNECTION, "close")
-            .header(header::USER_AGENT, concat!("grayling/", env!("CARGO_PKG_VERSION")));
-        for (name, value) in self.headers {
+        let Call { to, tls, method, path, headers, body, answer_bytes_max, within } = self;
+        let mut request =
+            http_call::request(method, &to.authority(), path).header(header::CONNECTION, "close");
+        for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Full::new(self.body)).map_err(unreachable)?;
-        let answered = async {
-            let (head, mut body) = sender.send_request(request).await.map_err(unreachable)?.into_parts();
-            let mut read = vec![];
-            while self.answer_bytes_max > 0
-                && let Some(frame) = body.frame().await
-            {
-                let frame = frame.map_err(unreachable)?;
-                read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                if read.len() > self.answer_bytes_max {
-                    return Err(CallError::TooLong(self.answer_bytes_max));
-                }
-            }
-            Ok(CallAnswer { status: head.status, headers: head.headers, body: read })
+        let request =
+            request.body(Full::new(body)).map_err(|error| CallError::Unreachable(error.to_string()))?;
+        let call = HttpCall {
+            host: &to.host,
+            port: to.port,
+            tls: tls.map(|tls| &tls.config),
+            request,
+            body_bytes_max: answer_bytes_max,
+            within,
         };
-        // Driven here and not in a task, so it ends with the call.
-        let drive = async {
-            let _ = connection.await;
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        tokio::select! {
-            answer = answered => answer,
-            never = drive => match never {},
-        }
+        let answer = call.make().await.map_err(|error| match error {
+            HttpCallError::TimedOut => CallError::TimedOut(within),
+            HttpCallError::TooLong(_) => CallError::TooLong(answer_bytes_max),
+            HttpCallError::Connect(_) | HttpCallError::Broken(_) => CallError::Unreachable(error.to_string()),
+        })?;
+        let (head, body) = answer.into_parts();
+        Ok(CallAnswer { status: head.status, headers: head.headers, body })
     }
 }

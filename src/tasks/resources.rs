@@ -221,11 +221,7 @@ enum ScrapeError {
     NotANumber,
 }
 
-async fn fetch(
-    page: &MetricsPage,
-    path: &str,
-    bytes_max: usize,
-) -> Result<(StatusCode, Vec<u8>), ScrapeError> {
+async fn fetch(page: &MetricsPage, path: &str, bytes_max: usize) -> Result<(StatusCode, Bytes), ScrapeError> {
     let headers = [("accept", "text/plain;version=0.0.4, application/json;q=0.5, */*;q=0.1".to_owned())];
     let call = Call {
         to: &page.address,

@@ -43,7 +43,7 @@ impl Log {
         Ok(Log { queue, dropped: Arc::default() })
     }
 
-    /// Discards every line: for the demo's proxy, which reports in another way, and for tests.
+    /// Discards every line, for tests.
     pub fn silent() -> std::io::Result<Log> {
         Self::to(std::io::sink())
     }

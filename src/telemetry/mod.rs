@@ -2,12 +2,12 @@
 //!
 //! Invariants: nothing here decides; a worker writes only its own cells.
 
-pub mod alert_counts;
-pub mod backoff;
-pub mod clock;
+pub(crate) mod alert_counts;
+pub(crate) mod backoff;
+pub(crate) mod clock;
 pub mod counters;
 pub mod log;
-pub mod random;
+pub(crate) mod random;
 pub mod sliding_window;
-pub mod throttle;
-pub mod under_way;
+pub(crate) mod throttle;
+pub(crate) mod under_way;

@@ -1,18 +1,19 @@
 //! One health probe of one server: a connection of its own, one GET, its status.
 //!
 //! Invariants: it uses the addresses, TLS and HTTP version of a request, but none of its counters.
-//! It takes at most its time-out and reads at most `BODY_BYTES` of the response.
+//! It takes at most its time-out and keeps at most `BODY_BYTES` of the body.
 //! It leaves no connection and no task behind, also when it is dropped.
 //! A local failure, a late wake-up or an unresolved name is no verdict on the server.
 
 use super::pool::{HEAD_BYTES, NoConnection, RawConnection, connect};
 use crate::domain::config::{Health, Protocol};
+use crate::net::http_call::{HttpCallError, exchange, read_body};
 use crate::upstream::server::ServerState;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, USER_AGENT};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::io;
 use std::time::Duration;
@@ -79,20 +80,12 @@ async fn ask_over<S>(server: &ServerState, health: &Health, stream: S) -> Result
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |e: hyper::Error| ProbeError::Sick(format!("no answer: {e}"));
     let request = Request::get(health.path.as_str()).header(USER_AGENT, "grayling-health");
     let invalid = |e: http::Error| ProbeError::Sick(format!("it cannot be asked: {e}"));
-    // Aborts the connection's task when this exchange ends.
-    let mut connections = JoinSet::new();
     let answer = match server.protocol {
         Protocol::Http1 => {
             let request = request.header(HOST, &server.authority).header(CONNECTION, "close");
-            let request = request.body(Empty::<Bytes>::new()).map_err(invalid)?;
-            let handshake =
-                http1::Builder::new().max_buf_size(HEAD_BYTES as usize).handshake(TokioIo::new(stream));
-            let (mut sender, connection) = handshake.await.map_err(broken)?;
-            connections.spawn(connection);
-            sender.send_request(request).await
+            exchange(stream, request.body(Full::default()).map_err(invalid)?, BODY_BYTES).await
         }
         Protocol::Http2 => {
             let target = Uri::builder()
@@ -100,25 +93,30 @@ where
                 .authority(server.authority.as_bytes())
                 .path_and_query(health.path.clone());
             let request = request.uri(target.build().map_err(invalid)?);
-            let request = request.body(Empty::<Bytes>::new()).map_err(invalid)?;
-            let handshake = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_header_list_size(HEAD_BYTES)
-                .handshake(TokioIo::new(stream));
-            let (mut sender, connection) = handshake.await.map_err(broken)?;
-            connections.spawn(connection);
-            sender.send_request(request).await
+            exchange_http2(stream, request.body(Full::default()).map_err(invalid)?).await
         }
     };
-    let (head, mut body) = answer.map_err(broken)?.into_parts();
-    let mut read = 0;
-    while let Some(frame) = body.frame().await {
-        read += frame.map_err(broken)?.data_ref().map_or(0, Bytes::len);
-        if read > BODY_BYTES {
-            break;
-        }
+    match answer {
+        Ok(answer) => Ok(answer.status()),
+        Err(HttpCallError::TooLong(status)) => Ok(status),
+        Err(error) => Err(ProbeError::Sick(format!("no answer: {error}"))),
     }
-    Ok(head.status)
+}
+
+async fn exchange_http2<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, HttpCallError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: hyper::Error| HttpCallError::Broken(Box::new(error));
+    let handshake = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES)
+        .handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(broken)?;
+    // Aborts the connection's task when this exchange ends.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    read_body(sender.send_request(request).await.map_err(broken)?, BODY_BYTES).await
 }
 
 #[cfg(test)]

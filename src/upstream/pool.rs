@@ -167,7 +167,7 @@ pub enum SendError<B> {
     /// No byte of it was sent; the request is handed back.
     Unsent(Box<Request<B>>),
     /// The connection failed after something was sent, or while the response head was being read.
-    Broken(hyper::Error),
+    Broken,
 }
 
 impl<B: Body + Unpin + 'static> Pools<B>
@@ -410,7 +410,7 @@ impl<B: Body + 'static> LeasedStream<B> {
             }
             Err(error) => Err(match unsent(error) {
                 SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
-                broken @ SendError::Broken(_) => broken,
+                SendError::Broken => SendError::Broken,
             }),
         }
     }
@@ -681,6 +681,6 @@ impl<B: Body + 'static> ConnectionLease<B> {
 fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
     match error.take_message() {
         Some(request) => SendError::Unsent(Box::new(request)),
-        None => SendError::Broken(error.into_error()),
+        None => SendError::Broken,
     }
 }

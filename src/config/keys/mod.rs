@@ -10,10 +10,10 @@
 //! Invariants (tests hold them): every default and every example is a valid value of its key; a
 //! section has one path.
 
-pub mod choices;
-pub mod release;
-pub mod single_sections;
-pub mod upstreams_and_routes;
+pub(crate) mod choices;
+pub(crate) mod release;
+pub(crate) mod single_sections;
+pub(crate) mod upstreams_and_routes;
 
 pub use crate::config::keys::single_sections::FILE;
 
@@ -27,11 +27,13 @@ pub struct Section {
     pub doc: &'static str,
     pub keys: &'static [ConfigKey],
     /// The tables of this section in the reference. Empty: one, with all keys.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test generates the reference"))]
     pub examples: &'static [SectionExample],
 }
 
 /// A table in the reference.
 #[derive(Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "a test generates the reference"))]
 pub struct SectionExample {
     /// Its name, if the user chooses it.
     pub name: &'static str,
@@ -302,15 +304,6 @@ impl ConfigKey {
             ValueKind::TableList { max, .. } | ValueKind::Alternatives { max, .. } => {
                 format!("list of at most {max} tables")
             }
-        }
-    }
-
-    /// The default in words.
-    pub fn default_description(&self) -> String {
-        match self.default {
-            DefaultValue::Required => "none; required".into(),
-            DefaultValue::Value(text) => self.toml(text),
-            DefaultValue::Absent(meaning) => meaning.into(),
         }
     }
 

@@ -106,7 +106,7 @@ proptest! {
                 prop_assert!(!word.chars().any(char::is_control) && word.len() < 2000, "{word:?}");
             }
         }
-        prop_assert_eq!(report.is_empty(), report.render(Color::Plain).is_empty());
+        prop_assert_eq!(report.faults().is_empty(), report.render(Color::Plain).is_empty());
         report.render(Color::Ansi);
         prop_assert!(report.lines().iter().all(|line| !line.contains('\n')));
     }

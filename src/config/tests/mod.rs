@@ -52,7 +52,7 @@ fn lines(text: &str) -> Vec<String> {
         Ok(checked) => checked.warnings,
         Err(report) => report,
     };
-    assert_eq!(report.is_empty(), report.render(Color::Plain).is_empty());
+    assert_eq!(report.faults().is_empty(), report.render(Color::Plain).is_empty());
     report.render(Color::Ansi);
     of_the_subject(report.lines())
 }

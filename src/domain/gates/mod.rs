@@ -12,11 +12,11 @@
 //! Invariants: an input without numbers never passes; a wave without a successor has the same gates
 //! but for the promotion by hand.
 
-pub mod critical_route;
-pub mod figures;
-pub mod margin_gates;
-pub mod moments;
-pub mod sample_size;
+pub(crate) mod critical_route;
+pub(crate) mod figures;
+pub(crate) mod margin_gates;
+pub(crate) mod moments;
+pub(crate) mod sample_size;
 pub mod trial;
 
 use super::describe::gates::{self as words, NO_CONTROL};

@@ -79,10 +79,6 @@ pub struct CeilingInterval {
     pub failed: PerArm,
     /// Answered with a 4xx.
     pub client_errors: PerArm,
-    /// Clients of stable that left before a response head came, after a wait that is unusual for
-    /// stable (more than a quarter of the deadline after which intervals are final).
-    /// This is nobody's failure, but a sign that stable is in trouble too.
-    pub gave_up_stable: u64,
 }
 
 /// The position of `new` relative to a ceiling.
@@ -117,7 +113,6 @@ struct CeilingEntry {
     end: Duration,
     sample: CeilingSample,
     client_errors: PerArm,
-    gave_up: u64,
 }
 
 /// The sum over the last span of the window.
@@ -125,20 +120,6 @@ struct CeilingEntry {
 pub struct CeilingSum {
     pub sample: CeilingSample,
     pub client_errors: PerArm,
-    /// Clients of stable that waited in vain and left.
-    pub gave_up: u64,
-}
-
-impl CeilingSum {
-    /// The sample for decisions: a client that gave up on stable counts as a failure of stable. If
-    /// the time-out of `new` is shorter than the patience of clients, and that of stable longer, a
-    /// shared outage would look like a failure of `new` alone. This can only exonerate `new`.
-    pub fn guarded(&self) -> CeilingSample {
-        let mut sample = self.sample;
-        sample.requests.stable += self.gave_up;
-        sample.bad.stable += self.gave_up;
-        sample
-    }
 }
 
 /// The last minute of final intervals.
@@ -155,7 +136,6 @@ impl CeilingWindow {
             end,
             sample: CeilingSample { requests: of.requests, bad: of.failed },
             client_errors: of.client_errors,
-            gave_up: of.gave_up_stable,
         });
         while self.entries.len() > INTERVALS_MAX
             || self.entries.front().is_some_and(|first| end.saturating_sub(first.end) >= WINDOW)
@@ -176,7 +156,6 @@ impl CeilingWindow {
             sum.sample.requests += entry.sample.requests;
             sum.sample.bad += entry.sample.bad;
             sum.client_errors += entry.client_errors;
-            sum.gave_up += entry.gave_up;
         }
         sum
     }
@@ -208,9 +187,9 @@ mod tests {
         }
     }
 
-    fn interval(end: Duration, of: CeilingSample, gave_up_stable: u64) -> CeilingInterval {
+    fn interval(end: Duration, of: CeilingSample) -> CeilingInterval {
         let (requests, failed) = (of.requests, of.bad);
-        CeilingInterval { end, requests, failed, gave_up_stable, ..CeilingInterval::default() }
+        CeilingInterval { end, requests, failed, ..CeilingInterval::default() }
     }
 
     #[test]
@@ -218,7 +197,7 @@ mod tests {
         let mut window = CeilingWindow::default();
         let at = |i: u64| Duration::from_millis(100 * i);
         for i in 0..3000 {
-            window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0), 0));
+            window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0)));
         }
         assert_eq!(window.entries.len(), 600);
         assert_eq!(
@@ -226,9 +205,8 @@ mod tests {
             CeilingSum { sample: sample(600, 0, 1200, 0), ..CeilingSum::default() }
         );
         assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
-        window.push(&interval(at(9000), sample(1, 1, 1, 1), 3));
+        window.push(&interval(at(9000), sample(1, 1, 1, 1)));
         let last = window.sum(WINDOW);
-        assert_eq!(last, CeilingSum { sample: sample(1, 1, 1, 1), gave_up: 3, ..CeilingSum::default() });
-        assert_eq!(last.guarded(), sample(1, 1, 4, 4));
+        assert_eq!(last, CeilingSum { sample: sample(1, 1, 1, 1), ..CeilingSum::default() });
     }
 }

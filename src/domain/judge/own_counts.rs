@@ -122,7 +122,10 @@ impl Judge {
     }
 }
 
-/// Clients of stable that gave up count as its failures, as in `Sum::guarded`.
+/// A client that gave up on stable counts as a failure of stable.
+/// If the time-out of `new` is shorter than the patience of clients, and that of stable longer, a
+/// shared outage would look like a failure of `new` alone.
+/// This can only exonerate `new`.
 pub(super) fn take_failures(failures: &mut TrailingWindows, of: &FinalInterval<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
         let (gave_up, failed) = match arm {
@@ -148,6 +151,5 @@ pub(super) fn interval(of: &FinalInterval<'_>) -> CeilingInterval {
         requests: both(|c| c.requests.saturating_sub(c.excused)),
         failed: PerArm::new(of.new.failed_new(), of.stable.failed_stable()),
         client_errors: both(|c| c.client_errors),
-        gave_up_stable: of.stable.gave_up,
     }
 }

@@ -10,7 +10,7 @@
 //! exceeded in both arms is not blamed on `new`. If the hash does not put users into both arms
 //! there is no control: stable is ignored, and only ceilings apply.
 
-pub mod reading;
+pub(crate) mod reading;
 
 use std::sync::Arc;
 

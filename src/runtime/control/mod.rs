@@ -1,6 +1,6 @@
 //! Changes of the state in force: by the verbs of a person, by the gates, by the watchdog.
 
 mod aftermath;
-pub mod maintenance;
-pub mod verbs;
+pub(crate) mod maintenance;
+pub(crate) mod verbs;
 mod waves;

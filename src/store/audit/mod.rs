@@ -1,6 +1,6 @@
 //! Readers of the ledger: recompute its chain, its verdicts, and who was in `new`.
 
-pub mod evidence;
+pub(crate) mod evidence;
 pub mod gate_evidence;
-pub mod timeline;
-pub mod verify;
+pub(crate) mod timeline;
+pub(crate) mod verify;

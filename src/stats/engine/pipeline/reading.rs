@@ -195,6 +195,7 @@ impl Engine {
     }
 
     /// Number of drawn requests that are still tracked.
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         self.open.len()
     }
