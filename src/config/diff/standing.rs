@@ -2,7 +2,7 @@
 //! (`domain::rollout`), so that its holds and rules apply here too.
 //!
 //! Invariants: pure; the file's state ([`ReachState::given`]) and the one in force
-//! ([`ReachState::force`]) are never mixed.
+//! ([`ReachState::effective`]) are never mixed.
 
 use super::versions;
 use crate::domain::config::{Config, Release};
