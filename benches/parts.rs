@@ -169,7 +169,7 @@ fn counting(c: &mut Criterion) {
         let mut n = 0;
         b.iter(|| {
             if let Some(mut ticket) = events.arrive(0, black_box(&arrival)) {
-                events.tell(0, &mut ticket, EventKind::Answered, Duration::from_secs(1));
+                events.record_event(0, &mut ticket, EventKind::Answered, Duration::from_secs(1));
                 events.leave(0, ticket);
             }
             n += 1;

@@ -239,7 +239,7 @@ pub async fn history(
     Extension(hub): Extension<Arc<EventHub>>,
     Query(query): Query<HistoryQuery>,
 ) -> Response {
-    let told = hub.history().tell(query.release.as_deref(), clock::now());
+    let told = hub.history().points(query.release.as_deref(), clock::now());
     Json(told).into_response()
 }
 

@@ -109,7 +109,7 @@ impl History {
     }
 
     /// The whole history, or that of one release, in columns.
-    pub fn tell(&self, release: Option<&str>, now: Duration) -> Value {
+    pub fn points(&self, release: Option<&str>, now: Duration) -> Value {
         let wanted = self.0.iter().filter(|(name, _)| release.is_none_or(|r| r == **name));
         let told: Map<String, Value> =
             wanted.map(|(name, track)| (name.clone(), columns(track.points.iter(), now))).collect();

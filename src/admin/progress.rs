@@ -141,7 +141,7 @@ pub fn resources(release: &ReleaseSnapshot, view: &ReleaseView) -> Vec<dto::Reso
             times_stable_max: resource.limits.times_stable_max,
             in_a_row: resource.limits.in_a_row as u64,
             over: of.over() as u64,
-            verdict: match of.say() {
+            verdict: match of.result() {
                 ResourceResult::Within => "pass",
                 ResourceResult::Over(_) | ResourceResult::Both => "fail",
                 ResourceResult::Unclear => "inconclusive",

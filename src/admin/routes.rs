@@ -475,11 +475,14 @@ pub(super) async fn answered(
 ) -> Response {
     match changed {
         Err(ChangeRefused::UnknownRelease(_)) => unknown(&shared.snapshot(), name),
-        changed => told(shared, changed).await,
+        changed => change_response(shared, changed).await,
     }
 }
 
-async fn told(shared: &Arc<SharedState>, changed: Result<ChangeResult, ChangeRefused>) -> Response {
+async fn change_response(
+    shared: &Arc<SharedState>,
+    changed: Result<ChangeResult, ChangeRefused>,
+) -> Response {
     match answer(shared, changed).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refused) => refused,

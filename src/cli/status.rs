@@ -201,7 +201,7 @@ fn line(r: &ReleaseBody) -> String {
         format!("{}: {}{}, weight {}", shown(&r.name), r.state.words(), climb::place(r), weights(r));
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
-        let _ = write!(out, ", {}", told(r, trip));
+        let _ = write!(out, ", {}", sentence(r, trip));
     }
     if let Some(of) = &r.warming_up {
         let _ = write!(out, ", {}", warming_up(of));
@@ -409,7 +409,7 @@ fn answers(of: &AnswersBody) -> Option<String> {
 
 fn tripped(out: &mut String, r: &ReleaseBody, trip: &TripBody, colour: Colour) {
     let name = shown(&r.name);
-    let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
+    let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&sentence(r, trip))));
     if let Some(since) = &trip.stable_same_since {
         let told = format!("stable shows the same since {}: the cause may be what both share", shown(since));
         let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
@@ -439,7 +439,7 @@ fn tripped(out: &mut String, r: &ReleaseBody, trip: &TripBody, colour: Colour) {
 }
 
 /// The trip as a sentence.
-fn told(r: &ReleaseBody, trip: &TripBody) -> String {
+fn sentence(r: &ReleaseBody, trip: &TripBody) -> String {
     let done = if r.state == ReleaseStateLabel::Frozen { "frozen" } else { "tripped" };
     let onset = trip.onset_to_trip_ms.map(|ms| format!(", {} after onset", milliseconds(ms as f64)));
     let (actor, at, cause) = (shown(&trip.actor), shown(&trip.at), shown(&trip.cause));

@@ -77,13 +77,13 @@ impl Sentence<'_> {
                 ),
             ),
             Why::Slow(cause) => blamed(*cause, &format!("{}{}", self.slow(), self.control())),
-            Why::Silent(silent) => silent.told(),
+            Why::Silent(silent) => silent.sentence(),
             Why::BothSlower => format!("both arms are slow ({}): not blamed on new", self.medians()),
             Why::BothFailing => {
                 format!("both arms fail ({} in the last minute): not blamed on new", self.counts())
             }
             Why::BothSlow => format!("both arms are slow ({}): not blamed on new", self.slow()),
-            Why::Blind(blind) => blind.told(),
+            Why::Blind(blind) => blind.sentence(),
             Why::Waits => format!("waiting to be sure: {}; {}", self.counts(), self.slow()),
             Why::Suspicious(signal, route) => {
                 format!("{}, {route}: {}; {}", signal.cause().label(), self.counts(), self.medians())
@@ -137,7 +137,7 @@ impl Sentence<'_> {
             Measured::Compared(signal) => format!("{}{control}", self.compared(signal)),
             Measured::Notice => {
                 let unseen =
-                    self.evidence.detection_limit.map(|b| format!("; {}", b.told(limits.latency_notice)));
+                    self.evidence.detection_limit.map(|b| format!("; {}", b.sentence(limits.latency_notice)));
                 format!(
                     "slower by more than {:.0}%: {}{}{control}{}",
                     percent(limits.latency_notice),
@@ -211,7 +211,7 @@ impl Sentence<'_> {
 
     fn past(&self) -> String {
         match &self.figures.past {
-            Some(report) => report.told(),
+            Some(report) => report.sentence(),
             None => "the soak is over: it is not compared with its past any more".to_owned(),
         }
     }
@@ -237,7 +237,7 @@ fn blamed(cause: Cause, detail: &str) -> String {
 }
 
 impl Blind {
-    fn told(self) -> String {
+    fn sentence(self) -> String {
         match self {
             Blind::Starved => "the watchdog is starved of CPU time".to_owned(),
             Blind::Stale(since) => format!("no interval has become final for {} s", since.as_secs()),
@@ -249,7 +249,7 @@ impl Blind {
 }
 
 impl WaitingUsers {
-    fn told(&self) -> String {
+    fn sentence(&self) -> String {
         format!(
             "new leaves its users waiting: {} of {} for 5 s and more, {} for 10 s, and nobody was answered for {} s",
             self.waiting,
@@ -262,7 +262,7 @@ impl WaitingUsers {
 
 impl DetectionLimit {
     /// As a sentence. `notice`: `latency_notice`.
-    pub fn told(&self, notice: f64) -> String {
+    pub fn sentence(&self, notice: f64) -> String {
         let within = format!("in the next {} requests", self.requests);
         match (1.0 + self.below) * (1.0 + notice) - 1.0 {
             all if all.is_finite() => {
@@ -314,7 +314,7 @@ impl DecisionCounts {
 
 impl FittedCeiling {
     /// What is in force in place of a ceiling that does not fit; `None`: it fits.
-    pub fn told(&self) -> Option<String> {
+    pub fn sentence(&self) -> Option<String> {
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
         match *self {
             FittedCeiling::AsGiven => None,
@@ -332,7 +332,7 @@ impl FittedCeiling {
 
 impl Would {
     /// The reason of a judgement that a maintenance turned into a report.
-    pub fn told(self, change: &str, reason: &str) -> String {
+    pub fn sentence(self, change: &str, reason: &str) -> String {
         let would = match self {
             Would::TakeOut => "it would have taken new out",
             Would::Alarm => "it would have been an alarm",

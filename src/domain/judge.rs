@@ -387,7 +387,7 @@ impl Judge {
         };
         self.compare(look.now, &mut comparison);
         let inputs = VerdictInputs { comparison, errors, latency, silent };
-        let says = Says { compared: comparison.say(), errors: errors.say(), latency: latency.say() };
+        let says = Says { compared: comparison.result(), errors: errors.result(), latency: latency.result() };
         if self.notice.look(look.now, self.engine.notice() >= 1.0 / alpha) {
             self.engine.end_notice();
         }
@@ -446,7 +446,7 @@ impl Judge {
             (_, _, TestResult::Trips(cause)) => {
                 (WatchdogState::Tripped, Verdict::Breach(cause), Why::Slow(cause))
             }
-            _ if silent.say() != TestResult::Nothing => {
+            _ if silent.result() != TestResult::Nothing => {
                 (WatchdogState::Tripped, Verdict::Breach(Cause::Latency), Why::Silent(silent))
             }
             (TestResult::Both, ..) if loudest == engine::Signal::Latency => both(Why::BothSlower),

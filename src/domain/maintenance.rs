@@ -108,7 +108,7 @@ pub fn report_only(change: &str, judgement: &mut Judgement) {
         _ => return,
     };
     (judgement.state, judgement.verdict) = (WatchdogState::Suspicious, Verdict::Inconclusive);
-    judgement.reason = would.told(change, &judgement.reason);
+    judgement.reason = would.sentence(change, &judgement.reason);
 }
 
 #[cfg(test)]

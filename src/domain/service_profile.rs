@@ -40,7 +40,7 @@ impl ServiceProfile {
     pub fn unfit(&self, watchdog: &WatchdogConfig) -> impl Iterator<Item = (&'static str, String)> {
         let given = [("errors_max", watchdog.errors_max), ("latency_p99_max", SLOW_SHARE)];
         let all = given.into_iter().zip(self.before).zip(watchdog.stated);
-        all.filter_map(|(((key, given), before), stated)| Some((key, before.fit(given, stated).told()?)))
+        all.filter_map(|(((key, given), before), stated)| Some((key, before.fit(given, stated).sentence()?)))
     }
 }
 

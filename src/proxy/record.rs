@@ -327,19 +327,19 @@ impl RequestRecord {
                 EventSlot::Waits(mut ticket),
                 EventKind::Answered | EventKind::ClientError | EventKind::Redirected,
             ) => {
-                events.tell(worker, &mut ticket, what, now);
+                events.record_event(worker, &mut ticket, what, now);
                 EventSlot::Answered(ticket)
             }
             (EventSlot::Waits(mut ticket), _) => {
-                events.tell(worker, &mut ticket, what, now);
+                events.record_event(worker, &mut ticket, what, now);
                 events.leave(worker, ticket);
                 EventSlot::Left
             }
             (EventSlot::Answered(mut ticket), what) => {
                 match what {
-                    EventKind::Failed => events.tell(worker, &mut ticket, EventKind::Broke, now),
+                    EventKind::Failed => events.record_event(worker, &mut ticket, EventKind::Broke, now),
                     EventKind::Ended { .. } | EventKind::EndedAsClientError => {
-                        events.tell(worker, &mut ticket, what, now);
+                        events.record_event(worker, &mut ticket, what, now);
                     }
                     _ => {}
                 }

@@ -404,7 +404,7 @@ impl SnapshotBuilder {
                         release.release.versions(&after.plan)
                     )
                 }
-                _ => release.told(),
+                _ => release.sentence(),
             };
             let servers = release.release.versions(&after.plan);
             let was = old.map(|old| old.release.versions(&before.plan));

@@ -163,7 +163,7 @@ impl EventRing {
     }
 
     /// Records a later event. Called on the worker of the arrival, at most twice.
-    pub fn tell(&self, worker: usize, ticket: &mut EventTicket, what: EventKind, now: Duration) {
+    pub fn record_event(&self, worker: usize, ticket: &mut EventTicket, what: EventKind, now: Duration) {
         if ticket.left == 0 {
             return;
         }
@@ -279,7 +279,7 @@ mod tests {
             if let EventKind::Ended { size: of, .. } = &mut what {
                 *of = size;
             }
-            events.tell(1, &mut ticket, what, at + Duration::from_micros(after));
+            events.record_event(1, &mut ticket, what, at + Duration::from_micros(after));
             events.leave(1, ticket);
             let all = drained(&events);
             prop_assert_eq!(all.len(), 2);
@@ -304,9 +304,9 @@ mod tests {
         }
         assert_eq!((inside.len() as u64, events.lost()), (RING / 3, 1));
         for mut ticket in inside {
-            events.tell(0, &mut ticket, EventKind::Answered, AT);
-            events.tell(0, &mut ticket, EventKind::Broke, AT);
-            events.tell(0, &mut ticket, EventKind::Broke, AT);
+            events.record_event(0, &mut ticket, EventKind::Answered, AT);
+            events.record_event(0, &mut ticket, EventKind::Broke, AT);
+            events.record_event(0, &mut ticket, EventKind::Broke, AT);
             events.leave(0, ticket);
         }
         let all = drained(&events);
@@ -328,7 +328,7 @@ mod tests {
                 while i < N {
                     match events.arrive(0, &arrival(i)) {
                         Some(mut ticket) => {
-                            events.tell(0, &mut ticket, EventKind::Answered, AT);
+                            events.record_event(0, &mut ticket, EventKind::Answered, AT);
                             events.leave(0, ticket);
                             i += 1;
                         }

@@ -104,7 +104,7 @@ impl ReleaseSnapshot {
     }
 
     /// A short text for the point of the plan that the file gives now.
-    pub fn told(&self) -> String {
+    pub fn sentence(&self) -> String {
         let weight = self.reach.weight;
         match self.wave() {
             Some(wave) => format!("wave `{}` of the file: {weight}{}", wave.name, self.told_back()),

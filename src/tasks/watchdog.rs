@@ -537,7 +537,7 @@ fn weigh_resources<'g>(
 ) -> Option<&'g resource::ResourceInputs> {
     let mut too_much = None;
     for of in used {
-        let say = of.say();
+        let say = of.result();
         judgement.signals.push(SignalResult {
             signal: match of.on {
                 resource::ResourceAction::Trip => Cause::Resource.label(),

@@ -146,10 +146,10 @@ fn past_with_an_alarm(config: &Config) -> Vec<u8> {
             let what = if second > 420 && i % 5 == 0 { EventKind::Failed } else { EventKind::Answered };
             RequestEvent { request, what, after: Duration::from_millis(20) }
         });
-        past.hear(&events.collect::<Vec<_>>());
+        past.record(&events.collect::<Vec<_>>());
         past.tick(Duration::from_secs(second), if second > 300 { 1.0 } else { 0.5 });
     }
-    let says = past.says();
+    let says = past.result();
     assert!(matches!(says, PastResult::Worse(_)), "{says:?}");
     let mut encoder = Encoder::with(b"grayling-past 1\n");
     let server = format!("http://{}", config.new[0]);

@@ -203,9 +203,9 @@ fn the_files_of_the_data_plane_import_each_other_in_one_direction() {
 #[test]
 fn the_scan_of_imports_sees_groups_and_paths() {
     let found = imports(
-        "use crate::{shared::{a, b}, net::pool, config};\nlet x = crate::proxy::run(); other_crate::y",
+        "use crate::{store::{a, b}, net::listen, config};\nlet x = crate::proxy::run(); other_crate::y",
     );
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["live", "net", "proxy"]);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["net", "proxy", "store"]);
 }
 
 #[test]

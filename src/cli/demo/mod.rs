@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let ending = {
             let mut story = DemoScript::new(&stage, &mut screen, args.chaos, end);
             let broken_off = tokio::select! {
-                ending = story.tell() => Err(ending),
+                ending = story.run() => Err(ending),
                 _ = interrupt.recv() => Ok(Ending::Interrupted),
                 _ = terminate.recv() => Ok(Ending::Interrupted),
                 // Only if a step hangs: each has its own time limit.

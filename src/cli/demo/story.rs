@@ -90,7 +90,7 @@ impl<'a> DemoScript<'a> {
         if self.rolled_back { Ending::RolledBack } else { ending }
     }
 
-    pub async fn tell(&mut self) -> anyhow::Result<Ending> {
+    pub async fn run(&mut self) -> anyhow::Result<Ending> {
         self.cast()?;
         for weight in WEIGHTS {
             if weight != FIRST_WEIGHT {

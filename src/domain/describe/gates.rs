@@ -91,7 +91,7 @@ fn e_of_hold(dog: &WatchdogReport, needed: f64) -> String {
 }
 
 pub fn detection_limit(of: WaveDetectionLimit, detection_limit: DetectionLimit) -> String {
-    format!("{}; {:.0}% may be", detection_limit.told(of.latency_notice), 100.0 * of.margin)
+    format!("{}; {:.0}% may be", detection_limit.sentence(of.latency_notice), 100.0 * of.margin)
 }
 
 pub fn errors(of: &TrialReading, margins: &Margins) -> String {
@@ -138,7 +138,7 @@ pub enum More {
 }
 
 impl More {
-    pub fn told(self) -> String {
+    pub fn sentence(self) -> String {
         match self {
             More::FailsTooOften => "; it fails more often than it may".to_owned(),
             More::SlowTooOften => "; it is slow more often than it may".to_owned(),

@@ -6,7 +6,7 @@ use crate::domain::judge::own_past::{KNOWN_UNCONTROLLED, PastMeasure, PastResult
 
 impl Report {
     /// What is said of the past, with the numbers.
-    pub fn told(&self) -> String {
+    pub fn sentence(&self) -> String {
         match self.says {
             PastResult::Learns => "there is a control: its past is being learnt".to_owned(),
             PastResult::Unknown => format!(
@@ -23,12 +23,12 @@ impl Report {
     }
 
     fn numbers(&self) -> String {
-        self.shown.iter().map(Shown::told).collect::<Vec<_>>().join("; ")
+        self.shown.iter().map(Shown::sentence).collect::<Vec<_>>().join("; ")
     }
 }
 
 impl Shown {
-    fn told(&self) -> String {
+    fn sentence(&self) -> String {
         match *self {
             Shown::Share { measure, bad, requests, usual } => format!(
                 "{} {bad} of {requests} in the last minute, usually {:.2}%",

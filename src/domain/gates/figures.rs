@@ -125,7 +125,7 @@ fn of_proof(gate: &str, of: &WaveEvidence, r: &gate::TrialReading, list: &mut Li
 
 fn of_resource(of: &ResourceInputs, list: &mut List) {
     let name = &of.name;
-    let says = match of.say() {
+    let says = match of.result() {
         ResourceResult::Within => "within",
         ResourceResult::Over(Limit::Ceiling) => "over_ceiling",
         ResourceResult::Over(Limit::TimesStable) => "over_times_stable",

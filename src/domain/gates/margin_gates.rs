@@ -84,7 +84,7 @@ impl MarginInput<'_> {
         let needs = self.needs(needed * design, n, e);
         let more = needs.map_or(More::NoSign, More::Needs);
         let repeats = (design >= 1.5).then_some(More::Repeats(design));
-        let more: String = [more].into_iter().chain(repeats).map(More::told).collect();
+        let more: String = [more].into_iter().chain(repeats).map(More::sentence).collect();
         self.gate(name, GateVerdict::Inconclusive, numbers + &more, needs)
     }
 
@@ -129,7 +129,7 @@ fn errors(of: &MarginInput<'_>) -> Gate {
         return of.gate(ERRORS, GateVerdict::Pass, detail, None);
     }
     if bad.new >= FAILURES_TOLD && new > limit && n.new as f64 >= needed.min(5_000.0) {
-        return of.gate(ERRORS, GateVerdict::Fail, detail + &More::FailsTooOften.told(), None);
+        return of.gate(ERRORS, GateVerdict::Fail, detail + &More::FailsTooOften.sentence(), None);
     }
     of.waits(ERRORS, detail, needed, of.reading.design_errors.max(1.0), n.new, e)
 }
@@ -144,7 +144,7 @@ fn latency(of: &MarginInput<'_>) -> Gate {
         return of.gate(LATENCY, GateVerdict::Pass, detail, None);
     }
     if n == 0 {
-        detail += &More::StableUnknown.told();
+        detail += &More::StableUnknown.sentence();
     }
     let [_, needed, _] = of.needed();
     of.waits(LATENCY, detail, needed, of.reading.design_latency.max(1.0), n, e)
@@ -162,10 +162,10 @@ fn tail(of: &MarginInput<'_>) -> Gate {
     }
     let often = ratio(slow.stable, n.stable).max(0.01);
     if slow.new >= 5 * FAILURES_TOLD && ratio(slow.new, n.new) > limit * often {
-        return of.gate(TAIL, GateVerdict::Fail, detail + &More::SlowTooOften.told(), None);
+        return of.gate(TAIL, GateVerdict::Fail, detail + &More::SlowTooOften.sentence(), None);
     }
     if n.new == 0 {
-        detail += &More::StableUnknown.told();
+        detail += &More::StableUnknown.sentence();
     }
     let [.., needed] = of.needed();
     of.waits(TAIL, detail, needed, of.reading.design_tail.max(1.0), n.new, e)

@@ -337,7 +337,7 @@ fn resources(of: &[ResourceInputs]) -> Option<Gate> {
     if of.is_empty() {
         return None;
     }
-    let says: Vec<ResourceResult> = of.iter().map(ResourceInputs::say).collect();
+    let says: Vec<ResourceResult> = of.iter().map(ResourceInputs::result).collect();
     let verdict = match () {
         () if says.iter().any(|say| matches!(say, ResourceResult::Over(_) | ResourceResult::Both)) => {
             GateVerdict::Fail

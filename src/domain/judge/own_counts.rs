@@ -34,7 +34,7 @@ impl Judge {
 
     /// Takes events of requests, in the order of time.
     pub fn push_all(&mut self, events: &[RequestEvent]) {
-        self.stable.hear(events, self.engine.reference().map(|table| table.slow_from()));
+        self.stable.record(events, self.engine.reference().map(|table| table.slow_from()));
         self.onsets.set_slow_from(SlowFrom {
             usual: self.engine.reference().map(|table| table.slow_from()),
             max: Some(self.limits.latency_p99_max),
@@ -79,11 +79,11 @@ impl Judge {
                 self.engine.push_with(event, ends);
             }
         }
-        self.own_past.hear(events);
+        self.own_past.record(events);
         self.hear_answers(events);
         let watches = !self.engine.has_had_nobody()
             && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
-        self.silence.hear(events, watches, self.ticked);
+        self.silence.record(events, watches, self.ticked);
     }
 
     /// Counts successes above the latency ceiling, except on a server that warms up or is in a

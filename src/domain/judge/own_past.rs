@@ -286,7 +286,7 @@ impl OwnPast {
     }
 
     /// Takes the request events of both arms.
-    pub fn hear(&mut self, events: &[RequestEvent]) {
+    pub fn record(&mut self, events: &[RequestEvent]) {
         let slow_from = self.past.slow_from();
         for event in events.iter().filter(|event| event.request.arm == Arm::New) {
             let slow = slow_from.is_some_and(|from| event.after > from);
@@ -479,7 +479,7 @@ impl OwnPast {
         (over, rise(p50) / limit, Some(Shown::Median { now: p50, usual_us: past.mean.exp() }))
     }
 
-    pub fn says(&self) -> PastResult {
+    pub fn result(&self) -> PastResult {
         match self.alarm {
             Some(alarm) => PastResult::Worse(alarm.measure),
             None if !self.alone() => PastResult::Learns,
@@ -494,7 +494,7 @@ impl OwnPast {
     }
 
     pub fn report(&self) -> Report {
-        Report { says: self.says(), minutes: self.past.minutes(), shown: self.shown.clone() }
+        Report { says: self.result(), minutes: self.past.minutes(), shown: self.shown.clone() }
     }
 
     /// Writes the state for a restart; it contains no users.

@@ -45,7 +45,7 @@ pub struct StableState {
 impl StableState {
     /// Takes request events: trouble shows in them before the interval is final.
     /// Answers that took longer than `slow_from` are slow; `None`: not known yet.
-    pub fn hear(&mut self, events: &[RequestEvent], slow_from: Option<Duration>) {
+    pub fn record(&mut self, events: &[RequestEvent], slow_from: Option<Duration>) {
         let [errors, client_errors, latency, redirects, ..] = &mut self.troubles;
         let (mut answered, mut failed, mut client) = (0, 0, 0);
         for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {

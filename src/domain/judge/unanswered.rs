@@ -30,7 +30,7 @@ pub struct Unanswered {
 
 impl Unanswered {
     /// Follows events while `watches`; otherwise resets.
-    pub fn hear(&mut self, events: &[RequestEvent], watches: bool, now: Duration) {
+    pub fn record(&mut self, events: &[RequestEvent], watches: bool, now: Duration) {
         if !watches {
             if self.since.is_some() {
                 *self = Unanswered::default();
@@ -117,22 +117,22 @@ mod tests {
         let second = Duration::from_secs;
         let mut silence = Unanswered::default();
         let arrivals: Vec<RequestEvent> = (0..20).map(|id| event(id, 100, EventKind::Arrived, 0)).collect();
-        silence.hear(&arrivals, true, second(100));
-        assert_eq!(silence.look(second(104), Some(second(1))).say(), TestResult::Nothing);
-        assert!(matches!(silence.look(second(106), Some(second(1))).say(), TestResult::Trips(_)));
-        assert_eq!(silence.look(second(106), Some(second(7))).say(), TestResult::Nothing, "it is usual");
-        assert_eq!(silence.look(second(106), None).say(), TestResult::Nothing, "nothing is known");
+        silence.record(&arrivals, true, second(100));
+        assert_eq!(silence.look(second(104), Some(second(1))).result(), TestResult::Nothing);
+        assert!(matches!(silence.look(second(106), Some(second(1))).result(), TestResult::Trips(_)));
+        assert_eq!(silence.look(second(106), Some(second(7))).result(), TestResult::Nothing, "it is usual");
+        assert_eq!(silence.look(second(106), None).result(), TestResult::Nothing, "nothing is known");
         let answers: Vec<RequestEvent> = (0..18).map(|id| event(id, 100, EventKind::Answered, 4)).collect();
-        silence.hear(&answers, true, second(104));
+        silence.record(&answers, true, second(104));
         assert_eq!(
-            silence.look(second(108), Some(second(1))).say(),
+            silence.look(second(108), Some(second(1))).result(),
             TestResult::Nothing,
             "two of twenty wait"
         );
         // Others are answered in time.
         // A tenth of the users waits for more than ten seconds, but they are only two.
-        assert_eq!(silence.look(second(111), Some(second(1))).say(), TestResult::Nothing);
-        silence.hear(&[], false, second(112));
+        assert_eq!(silence.look(second(111), Some(second(1))).result(), TestResult::Nothing);
+        silence.record(&[], false, second(112));
         assert_eq!(silence.look(second(112), Some(second(1))), WaitingUsers::default());
     }
 }

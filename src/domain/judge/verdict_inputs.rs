@@ -71,7 +71,7 @@ impl CeilingCrossing {
 }
 
 impl CeilingState {
-    pub fn say(&self) -> TestResult {
+    pub fn result(&self) -> TestResult {
         let CeilingState { of, limit, .. } = *self;
         let CeilingCrossing { minute, recent, all, current } = of;
         if !of.is_over(limit) {
@@ -165,7 +165,7 @@ impl ComparisonState {
         self.worse.clearly_worse() && self.worse.bad.new >= BAD_NOW_MIN
     }
 
-    pub fn say(&self) -> TestResult {
+    pub fn result(&self) -> TestResult {
         let (crossed, cause) = (self.crossed(), self.loudest().cause());
         if !self.deferred {
             return if crossed { TestResult::Trips(cause) } else { TestResult::Nothing };
@@ -209,7 +209,7 @@ const WAITING_LONG: u64 = 20;
 
 impl WaitingUsers {
     /// No user is answered, or too many wait too long.
-    pub fn say(&self) -> TestResult {
+    pub fn result(&self) -> TestResult {
         let nobody = self.silent_ms >= SILENT_MS && self.waiting >= WAITING_MIN;
         let long =
             self.waiting_long >= WAITING_MIN && self.waiting_long.saturating_mul(WAITING_LONG) >= self.users;
@@ -229,7 +229,8 @@ pub struct VerdictInputs {
 impl VerdictInputs {
     /// The first reason in this order: comparison, failures, slowness, silence.
     pub fn cause(&self) -> Option<Cause> {
-        let all = [self.comparison.say(), self.errors.say(), self.latency.say(), self.silent.say()];
+        let all =
+            [self.comparison.result(), self.errors.result(), self.latency.result(), self.silent.result()];
         all.into_iter().find_map(|say| match say {
             TestResult::Trips(cause) => Some(cause),
             TestResult::Nothing | TestResult::Waits | TestResult::Both => None,

@@ -26,7 +26,7 @@ impl Judge {
     }
 
     pub(super) fn is_worse_than_before(&self) -> bool {
-        !self.soaked && matches!(self.own_past.says(), own_past::PastResult::Worse(_))
+        !self.soaked && matches!(self.own_past.result(), own_past::PastResult::Worse(_))
     }
 
     /// Progress of the signal towards an alarm.

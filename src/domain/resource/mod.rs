@@ -109,7 +109,7 @@ enum Stands {
 }
 
 impl ResourceInputs {
-    pub fn say(&self) -> ResourceResult {
+    pub fn result(&self) -> ResourceResult {
         let needed = self.limits.in_a_row.max(1);
         let Some(from) = self.readings.len().checked_sub(needed) else { return ResourceResult::Unclear };
         let all = |stands: Stands, how: fn(&ResourceInputs, &ResourceReading) -> Stands| {
@@ -130,7 +130,7 @@ impl ResourceInputs {
 
     /// Is it a reason to take `new` out?
     pub fn trips(&self) -> bool {
-        self.on == ResourceAction::Trip && matches!(self.say(), ResourceResult::Over(_))
+        self.on == ResourceAction::Trip && matches!(self.result(), ResourceResult::Over(_))
     }
 
     /// The number of the newest readings in a row that exceed one of the limits; at most
@@ -184,7 +184,7 @@ impl ResourceInputs {
             true => format!("at most {} times stable", short(times)),
             false => "no control: ceiling only".to_owned(),
         }));
-        let told = match self.say() {
+        let told = match self.result() {
             ResourceResult::Over(_) => format!("over it in {in_a_row} readings in a row"),
             ResourceResult::Both => "both versions are over it: not blamed on new".to_owned(),
             ResourceResult::Within => format!("within it in {in_a_row} readings in a row"),
@@ -262,14 +262,14 @@ pub(crate) mod tests {
             (&[(1.1, 0.0); 3], ResourceResult::Over(Limit::TimesStable)),
         ];
         for (readings, say) in table {
-            assert_eq!(inputs(readings).say(), *say, "{readings:?}");
+            assert_eq!(inputs(readings).result(), *say, "{readings:?}");
         }
         assert_eq!(inputs(&[(1.0, 1.0), (3.0, 1.0), (3.0, 1.0)]).over(), 2);
     }
 
     #[test]
     fn without_a_control_only_the_ceiling_holds_and_stable_is_not_asked_about() {
-        let of = |readings| ResourceInputs { controlled: false, ..inputs(readings) }.say();
+        let of = |readings| ResourceInputs { controlled: false, ..inputs(readings) }.result();
         assert_eq!(of(&[(3.0, 1.0); 3]), ResourceResult::Within);
         assert_eq!(of(&[(3.0, f64::NAN); 3]), ResourceResult::Within);
         assert_eq!(of(&[(11.0, f64::NAN); 3]), ResourceResult::Over(Limit::Ceiling));
@@ -281,7 +281,7 @@ pub(crate) mod tests {
     fn the_comparison_is_of_averages_and_the_ceiling_of_the_highest() {
         let of = |new: &[f64], stable: &[f64]| {
             let reading = ResourceReading { new: ArmUse::of(new), stable: ArmUse::of(stable) };
-            ResourceInputs { readings: vec![reading; 3], ..inputs(&[]) }.say()
+            ResourceInputs { readings: vec![reading; 3], ..inputs(&[]) }.result()
         };
         assert_eq!(of(&[1.0, 11.0], &[6.0, 6.0]), ResourceResult::Over(Limit::Ceiling));
         assert_eq!(of(&[1.0, 5.0], &[2.0, 2.0]), ResourceResult::Within);
@@ -312,7 +312,7 @@ pub(crate) mod tests {
             };
             let readings = readings.iter().map(reading).collect();
             let of = ResourceInputs { name: "x".into(), on: ResourceAction::Trip, limits, controlled, readings };
-            prop_assert_eq!(of.say(), of.say());
+            prop_assert_eq!(of.result(), of.result());
             prop_assert!(of.over() <= in_a_row.max(1) && !of.detail().is_empty());
         }
     }

@@ -170,8 +170,8 @@ impl write_batching::Deferred for PolledConnection {
         self.head.commands().filter(|_| self.open.get())
     }
 
-    fn told(&self, spent: bool) {
-        self.head.told(spent);
+    fn note_spent(&self, spent: bool) {
+        self.head.note_spent(spent);
     }
 
     /// Runs outside the user's task: wakes the user if there is something for it to handle.

@@ -66,7 +66,7 @@ impl ResponseHeadLimit {
     }
 
     /// Stores the result of [`spent`].
-    pub fn told(&self, spent: bool) {
+    pub fn note_spent(&self, spent: bool) {
         self.look.store(if spent { END } else { NOTHING }, Relaxed);
     }
 }
@@ -139,7 +139,7 @@ impl<S: AsyncRead + TcpBased + Unpin> AsyncRead for ServerStream<S> {
         if polled.is_pending() {
             if let Some(socket) = self.head.commands() {
                 // If the call fails, the request itself will show it.
-                self.head.told(spent([Some(socket)]) == Some([true]));
+                self.head.note_spent(spent([Some(socket)]) == Some([true]));
             }
             if self.head.look.load(Relaxed) == END {
                 self.head.look.store(NOTHING, Relaxed);

@@ -60,7 +60,7 @@ struct WriteBatch {
 pub trait Deferred {
     /// The socket to check for a close by the peer before the turn, if any.
     fn commands(&self) -> Option<RawFd>;
-    fn told(&self, spent: bool);
+    fn note_spent(&self, spent: bool);
     fn turn(&self);
 }
 
@@ -290,7 +290,9 @@ fn take_turns(few: &[Option<Rc<dyn Deferred>>; ASKED]) {
         && let Some(spent) = response_head_limit::spent(sockets)
     {
         let asked = few.iter().flatten().zip(sockets).zip(spent);
-        asked.filter(|((_, socket), _)| socket.is_some()).for_each(|((whose, _), spent)| whose.told(spent));
+        asked
+            .filter(|((_, socket), _)| socket.is_some())
+            .for_each(|((whose, _), spent)| whose.note_spent(spent));
     }
     few.iter().flatten().for_each(|whose| whose.turn());
 }
@@ -485,7 +487,7 @@ mod tests {
             None
         }
 
-        fn told(&self, _: bool) {
+        fn note_spent(&self, _: bool) {
             panic!("it does not ask");
         }
 
@@ -522,7 +524,7 @@ mod tests {
             self.socket.as_ref().map(StdStream::as_raw_fd)
         }
 
-        fn told(&self, spent: bool) {
+        fn note_spent(&self, spent: bool) {
             self.told.set(Some(spent));
         }
 

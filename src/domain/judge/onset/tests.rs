@@ -23,15 +23,15 @@ impl Stream {
         RequestStart { id: self.id, at: ms(at_ms), arm, unit: None, drawn: true, stratum: route, server }
     }
 
-    fn tell(&mut self, request: RequestStart, what: EventKind, after_ms: u64) {
+    fn record_event(&mut self, request: RequestStart, what: EventKind, after_ms: u64) {
         self.onsets.push(&RequestEvent { request, what, after: ms(after_ms) }, |_| false);
     }
 
     /// A whole exchange of one request.
     fn one(&mut self, at_ms: u64, arm: Arm, server: u8, what: EventKind) {
         let request = self.request(at_ms, arm, Some(0), Some(server));
-        self.tell(request, EventKind::Arrived, 0);
-        self.tell(request, what, 10);
+        self.record_event(request, EventKind::Arrived, 0);
+        self.record_event(request, what, 10);
     }
 
     /// A request of stable each 10 ms, one of new each 50 ms on servers 1 and 2, all good.
@@ -154,9 +154,9 @@ fn a_route_that_nearly_all_of_it_is_on_is_named_with_its_own_counts() {
                 continue;
             }
             let request = s.request(at, arm, Some(route), Some(1));
-            s.tell(request, EventKind::Arrived, 0);
+            s.record_event(request, EventKind::Arrived, 0);
             let fails = route == 3 && arm == Arm::New && at >= 55_000;
-            s.tell(request, if fails { EventKind::Failed } else { EventKind::Answered }, 1);
+            s.record_event(request, if fails { EventKind::Failed } else { EventKind::Answered }, 1);
         }
     }
     let of = s.onsets.decided(ERRORS, None, None, ms(60_000)).unwrap();
@@ -171,7 +171,7 @@ fn requests_that_hang_are_told_as_waiting() {
     s.calm(0, 30_000);
     for at in (30_000..32_000).step_by(100) {
         let request = s.request(at, Arm::New, Some(0), None);
-        s.tell(request, EventKind::Arrived, 0);
+        s.record_event(request, EventKind::Arrived, 0);
         s.one(at, Arm::Stable, 0, EventKind::Answered);
     }
     let of = s.onsets.decided(LATENCY, None, None, ms(32_000)).unwrap();
@@ -221,8 +221,8 @@ fn a_second_knows_a_bounded_number_of_groups_and_counts_all() {
     let mut s = Stream::default();
     for i in 0..2_000u64 {
         let request = s.request(i % 1_000, Arm::New, Some((i % 16) as u8), Some((i / 16 % 250) as u8));
-        s.tell(request, EventKind::Arrived, 0);
-        s.tell(request, EventKind::Failed, 1);
+        s.record_event(request, EventKind::Arrived, 0);
+        s.record_event(request, EventKind::Failed, 1);
     }
     assert!(s.onsets.cells[0].keys.len() <= GROUPS_MAX);
     let of = s.onsets.decided(ERRORS, None, None, ms(1_000)).unwrap();
@@ -239,7 +239,7 @@ proptest! {
                 EventKind::Broke, EventKind::Left { unusual: true }, EventKind::Ended { size: 0, client_slow: false }];
             let arm = if new { Arm::New } else { Arm::Stable };
             let request = s.request(at, arm, route.checked_sub(1), server.checked_sub(1));
-            s.tell(request, whats[what], 9);
+            s.record_event(request, whats[what], 9);
         }
         prop_assert!(s.onsets.cells.len() <= CELLS);
         for by in Signal::ALL.map(BadReason::Signal).into_iter().chain([BadReason::OverMax]) {

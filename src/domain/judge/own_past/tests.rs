@@ -87,7 +87,7 @@ impl World {
         }
         let retries = (of.retries + dice.uniform()) as u64;
         (0..retries).for_each(|_| events.push(event(UserUnit::from_index(7), EventKind::Failed, 5.0)));
-        self.before.hear(&events);
+        self.before.record(&events);
         self.second += 1;
         self.before.tick(Duration::from_secs(self.second), share);
     }
@@ -100,7 +100,7 @@ impl World {
     fn until_worse(&mut self, limit: u64, of: Weather) -> Option<u64> {
         (1..=limit).find(|_| {
             self.second(1.0, of);
-            matches!(self.before.says(), PastResult::Worse(_))
+            matches!(self.before.result(), PastResult::Worse(_))
         })
     }
 }
@@ -117,9 +117,14 @@ fn a_worse_version_at_100_is_told_within_the_limits_of_the_design() {
             let mut world = World::new(seed);
             world.wave(600, 0.2, BASE);
             world.wave(60, 1.0, BASE);
-            assert_eq!(world.before.says(), PastResult::Usual, "{what}: {}", world.before.report().told());
+            assert_eq!(
+                world.before.result(),
+                PastResult::Usual,
+                "{what}: {}",
+                world.before.report().sentence()
+            );
             let delay = world.until_worse(limit, of);
-            assert!(delay.is_some(), "{what}, seed {seed}: {}", world.before.report().told());
+            assert!(delay.is_some(), "{what}, seed {seed}: {}", world.before.report().sentence());
         }
     }
 }
@@ -134,9 +139,14 @@ fn a_slow_tail_is_told() {
         let slow: Vec<RequestEvent> = (0..10)
             .map(|i| event(UserUnit::from_index(1000 * i + world.second as u32), EventKind::Answered, 1500.0))
             .collect();
-        world.before.hear(&slow);
+        world.before.record(&slow);
     }
-    assert_eq!(world.before.says(), PastResult::Worse(PastMeasure::Tail), "{}", world.before.report().told());
+    assert_eq!(
+        world.before.result(),
+        PastResult::Worse(PastMeasure::Tail),
+        "{}",
+        world.before.report().sentence()
+    );
 }
 
 #[test]
@@ -147,11 +157,11 @@ fn it_stands_until_it_has_been_calm_and_learns_nothing_meanwhile() {
     let worse = Weather { fails: 0.041, ..BASE };
     assert!(world.until_worse(120, worse).is_some());
     world.wave(4 * 3600, 1.0, Weather { rate: 20.0, ..worse });
-    assert_eq!(world.before.says(), PastResult::Worse(PastMeasure::Errors), "it is no past of its own");
+    assert_eq!(world.before.result(), PastResult::Worse(PastMeasure::Errors), "it is no past of its own");
     world.wave(200, 1.0, BASE);
-    assert!(matches!(world.before.says(), PastResult::Worse(_)));
+    assert!(matches!(world.before.result(), PastResult::Worse(_)));
     world.wave(800, 1.0, BASE);
-    assert_eq!(world.before.says(), PastResult::Usual, "{}", world.before.report().told());
+    assert_eq!(world.before.result(), PastResult::Usual, "{}", world.before.report().sentence());
 }
 
 #[test]
@@ -169,17 +179,17 @@ fn one_account_that_begins_to_retry_and_a_short_pause_say_nothing() {
 fn without_a_past_it_says_so_and_begins_one() {
     let mut world = World::new(6);
     world.wave(300, 1.0, BASE);
-    assert_eq!(world.before.says(), PastResult::Unknown);
+    assert_eq!(world.before.result(), PastResult::Unknown);
     assert!(
-        world.before.report().told().contains("its past is not known"),
+        world.before.report().sentence().contains("its past is not known"),
         "{}",
-        world.before.report().told()
+        world.before.report().sentence()
     );
     world.wave(900, 1.0, BASE);
-    assert_eq!(world.before.says(), PastResult::Usual);
+    assert_eq!(world.before.result(), PastResult::Usual);
     assert!(world.until_worse(120, Weather { fails: 0.041, ..BASE }).is_some());
     world.wave(1, 0.99, BASE);
-    assert_eq!(world.before.says(), PastResult::Learns, "there is a control again");
+    assert_eq!(world.before.result(), PastResult::Learns, "there is a control again");
 }
 
 #[test]
@@ -191,7 +201,7 @@ fn a_slow_decline_is_held_against_the_last_wave() {
     let told = (0..12 * 60).find(|minute| {
         let fails = 0.001 + 0.1 * f64::from(*minute) / 720.0;
         world.wave(60, 1.0, Weather { fails, ..of });
-        matches!(world.before.says(), PastResult::Worse(PastMeasure::Errors))
+        matches!(world.before.result(), PastResult::Worse(PastMeasure::Errors))
     });
     assert!(told.is_some_and(|minute| minute < 8 * 60), "{told:?}");
 }
@@ -222,9 +232,12 @@ fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
             for second in 0..days * 86_400 {
                 let share = if second < 600 { 0.2 } else { 1.0 };
                 world.second(share, day(begins + second, of, fails));
-                let is = matches!(world.before.says(), PastResult::Worse(_));
+                let is = matches!(world.before.result(), PastResult::Worse(_));
                 if is && !was {
-                    alarms.push(format!("{fails:?} {retries} at {second}: {}", world.before.report().told()));
+                    alarms.push(format!(
+                        "{fails:?} {retries} at {second}: {}",
+                        world.before.report().sentence()
+                    ));
                 }
                 was = is;
             }
@@ -260,13 +273,13 @@ fn a_restart_keeps_the_past_and_what_stands() {
     world.wave(120, 1.0, BASE);
     let mut again = restored(&saved(&world.before), Duration::ZERO).unwrap();
     assert_eq!(again.past, world.before.past);
-    assert_eq!(again.says(), PastResult::Usual);
+    assert_eq!(again.result(), PastResult::Usual);
     let worse = Weather { fails: 0.041, ..BASE };
     std::mem::swap(&mut again, &mut world.before);
     world.second = 0;
     assert!(world.until_worse(120, worse).is_some());
     let again = restored(&saved(&world.before), Duration::ZERO).unwrap();
-    assert_eq!(again.says(), PastResult::Worse(PastMeasure::Errors));
+    assert_eq!(again.result(), PastResult::Worse(PastMeasure::Errors));
 }
 
 #[test]
@@ -277,16 +290,16 @@ fn an_accepted_change_is_the_usual_level_from_then_on() {
     let worse = Weather { fails: 0.041, median_ms: 70.0, ..BASE };
     assert!(world.until_worse(200, worse).is_some());
     world.before.begin_anew();
-    assert_eq!((world.before.says(), world.before.ratio()), (PastResult::Unknown, 0.0));
-    let detail = world.before.report().told();
+    assert_eq!((world.before.result(), world.before.ratio()), (PastResult::Unknown, 0.0));
+    let detail = world.before.report().sentence();
     assert!(detail.contains("0 of 10 minutes"), "{detail}");
     // A restart does not bring the alarm back.
-    assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().says(), PastResult::Unknown);
-    assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.report().told());
-    assert_eq!(world.before.says(), PastResult::Usual);
+    assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().result(), PastResult::Unknown);
+    assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.report().sentence());
+    assert_eq!(world.before.result(), PastResult::Usual);
     // Worse than the accepted level is an alarm again.
     let worse_still = Weather { fails: 0.12, ..worse };
-    assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.report().told());
+    assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.report().sentence());
 }
 
 proptest! {
@@ -304,7 +317,7 @@ proptest! {
         let sum = xxhash_rust::xxh3::xxh3_64(&bytes);
         bytes.extend(sum.to_le_bytes());
         if let Some(mut before) = restored(&bytes, Duration::ZERO) {
-            before.hear(&[event(UserUnit::from_index(1), EventKind::Answered, 3.0)]);
+            before.record(&[event(UserUnit::from_index(1), EventKind::Answered, 3.0)]);
             before.tick(Duration::from_secs(61), 1.0);
             prop_assert!((0.0..=1.0).contains(&before.ratio()));
         }
