@@ -280,7 +280,7 @@ impl<B: Body + 'static> InlineConnection<B> {
         self.connection.head.opens(look == StaleCheck::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
         // tokio's cooperative budget could make it pending and wake only a no-op waker.
-        Sending { inline: self, posted: false, sending: unconstrained(sending) }
+        Sending { inline: self, scheduled: false, sending: unconstrained(sending) }
     }
 }
 
@@ -288,7 +288,7 @@ pin_project! {
     /// Waits for a response head. (An `async` block would store the request twice.)
     struct Sending<'a, B, F> {
         inline: &'a mut InlineConnection<B>,
-        posted: bool,
+        scheduled: bool,
         #[pin]
         sending: F,
     }
@@ -300,8 +300,9 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         let connection = &this.inline.connection;
-        let posted = !std::mem::replace(this.posted, true) && write_batching::post(connection.clone());
-        let sent = if posted {
+        let scheduled =
+            !std::mem::replace(this.scheduled, true) && write_batching::schedule(connection.clone());
+        let sent = if scheduled {
             // Sent in its turn; the result wakes this task.
             connection.relay.used_by(cx.waker());
             this.sending.as_mut().poll(&mut Context::from_waker(&connection.sender))
@@ -372,9 +373,9 @@ mod tests {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         // Sent in a turn of the write batch, and without one.
-        for outbox in [true, false] {
+        for batch in [true, false] {
             let unsent = async {
-                let sender = outbox.then(|| spawn_local(write_batching::run()));
+                let sender = batch.then(|| spawn_local(write_batching::run()));
                 yield_now().await;
                 let (mut inline, server) = used().await;
                 // From here on the runtime cannot see the close before the request is sent.
@@ -389,7 +390,7 @@ mod tests {
             };
             let unsent =
                 runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), unsent).await });
-            assert!(unsent.expect("in time").is_some(), "outbox: {outbox}");
+            assert!(unsent.expect("in time").is_some(), "batch: {batch}");
         }
     }
 }

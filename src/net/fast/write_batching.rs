@@ -43,7 +43,7 @@ const ASKED: usize = 8;
 const SPARE_MAX: usize = TURN_MAX;
 
 thread_local! {
-    static OUTBOX: WriteBatch = const {
+    static WRITE_BATCH: WriteBatch = const {
         WriteBatch { turns: RefCell::new(VecDeque::new()), held: RefCell::new(VecDeque::new()), sender: Cell::new(None), spare: RefCell::new(Vec::new()) }
     };
 }
@@ -66,27 +66,27 @@ pub trait Deferred {
 
 /// Queues `what` for a turn after the tasks that are ready now.
 /// `false`: [`run`] does not run on this thread.
-pub fn post(what: Rc<dyn Deferred>) -> bool {
-    OUTBOX.try_with(|outbox| outbox.post(&outbox.turns, what)).unwrap_or(false)
+pub fn schedule(what: Rc<dyn Deferred>) -> bool {
+    WRITE_BATCH.try_with(|batch| batch.schedule(&batch.turns, what)).unwrap_or(false)
 }
 
-/// Sends what is posted on this thread. When dropped, it sends what is still queued.
+/// Sends what is scheduled on this thread. When dropped, it sends what is still queued.
 pub async fn run() {
     struct Closing;
     impl Drop for Closing {
         fn drop(&mut self) {
-            let _ = OUTBOX.try_with(|outbox| {
-                outbox.sender.set(None);
-                while outbox.send(Remainder::Leave) {}
+            let _ = WRITE_BATCH.try_with(|batch| {
+                batch.sender.set(None);
+                while batch.send(Remainder::Leave) {}
             });
         }
     }
     let _closing = Closing;
     // One poll does the work of many tasks: the cooperative budget of one would end it half-way.
     unconstrained(poll_fn(|cx| {
-        OUTBOX.with(|outbox| {
-            outbox.sender.set(Some(cx.waker().clone()));
-            if outbox.send(Remainder::Spawn) {
+        WRITE_BATCH.with(|batch| {
+            batch.sender.set(Some(cx.waker().clone()));
+            if batch.send(Remainder::Spawn) {
                 cx.waker().wake_by_ref();
             }
         });
@@ -97,12 +97,12 @@ pub async fn run() {
 
 impl WriteBatch {
     /// `false`: nothing sends on this thread.
-    fn post<T>(&self, queue: &RefCell<VecDeque<T>>, posted: T) -> bool {
+    fn schedule<T>(&self, queue: &RefCell<VecDeque<T>>, scheduled: T) -> bool {
         let Some(sender) = self.sender.take() else { return false };
         if self.is_empty() {
             sender.wake_by_ref();
         }
-        queue.borrow_mut().push_back(posted);
+        queue.borrow_mut().push_back(scheduled);
         self.sender.set(Some(sender));
         true
     }
@@ -114,7 +114,7 @@ impl WriteBatch {
     /// Sends one batch. Returns whether more is queued.
     /// Requests go first: the servers work on them while the responses go to the clients.
     fn send(&self, rest: Remainder) -> bool {
-        // Neither queue is borrowed during a send, because a send may post more.
+        // Neither queue is borrowed during a send, because a send may schedule more.
         for _ in 0..TURN_MAX / ASKED {
             let few: [Option<Rc<dyn Deferred>>; ASKED] = {
                 let mut turns = self.turns.borrow_mut();
@@ -197,7 +197,7 @@ impl BatchedStream {
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let fits = length <= SHORT_BYTES && held.bytes.len() + length <= HELD_BYTES_MAX;
         let waits = match held.by {
-            FlushedBy::Owner => fits && held.bytes.is_empty() && self.post(&mut held),
+            FlushedBy::Owner => fits && held.bytes.is_empty() && self.schedule(&mut held),
             FlushedBy::Outbox => fits,
             FlushedBy::Task(_) => false,
         };
@@ -210,13 +210,13 @@ impl BatchedStream {
         held.poll_write(cx, pieces)
     }
 
-    fn post(&self, held: &mut Buffer) -> bool {
-        OUTBOX
-            .try_with(|outbox| {
-                if !outbox.post(&outbox.held, self.held.clone()) {
+    fn schedule(&self, held: &mut Buffer) -> bool {
+        WRITE_BATCH
+            .try_with(|batch| {
+                if !batch.schedule(&batch.held, self.held.clone()) {
                     return false;
                 }
-                if let Some(spare) = outbox.spare.borrow_mut().pop() {
+                if let Some(spare) = batch.spare.borrow_mut().pop() {
                     held.bytes = spare;
                 }
                 held.by = FlushedBy::Outbox;
@@ -298,13 +298,13 @@ fn take_turns(few: &[Option<Rc<dyn Deferred>>; ASKED]) {
 }
 
 /// Sends the queued bytes of one stream, in its turn.
-fn send(held: &Arc<Mutex<Buffer>>, outbox: &WriteBatch, rest: Remainder) {
+fn send(held: &Arc<Mutex<Buffer>>, batch: &WriteBatch, rest: Remainder) {
     let mut this = lock(held);
     let (FlushedBy::Outbox, Some(write)) = (&this.by, &this.write) else { return };
     match write.try_write(&this.bytes) {
         Ok(sent) if sent == this.bytes.len() => {
             this.by = FlushedBy::Owner;
-            return outbox.keep(std::mem::take(&mut this.bytes));
+            return batch.keep(std::mem::take(&mut this.bytes));
         }
         Ok(sent) => drop(this.bytes.split_to(sent)),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -505,7 +505,7 @@ mod tests {
             let request =
                 Rc::new(Looks { client: RefCell::new(other.try_clone().unwrap()), seen: Cell::new(None) });
             ours.write_all(b"an answer").await.unwrap();
-            assert!(post(request.clone()));
+            assert!(schedule(request.clone()));
             yield_now().await;
             assert_eq!(request.seen.get(), Some(0), "the answer comes after it");
             assert_eq!(there(&mut other), b"an answer", "and in the same turn");
@@ -556,7 +556,7 @@ mod tests {
                 let whose = Rc::new(Asks { socket, told: Cell::new(None), told_in_time: Cell::new(None) });
                 all.push((whose, commands.then_some(closed)));
             }
-            all.iter().for_each(|(whose, _)| assert!(post(whose.clone())));
+            all.iter().for_each(|(whose, _)| assert!(schedule(whose.clone())));
             yield_now().await;
             for (n, (whose, expected)) in all.iter().enumerate() {
                 assert_eq!(whose.told_in_time.get(), *expected, "{n}");
