@@ -2,7 +2,7 @@
 //!
 //! Each worker writes into its own ring; the watchdog empties all rings each tick.
 //! A request reserves its place with [`EventRing::arrive`], reports events with
-//! [`EventRing::tell`], and releases its place with [`EventRing::leave`].
+//! [`EventRing::record_event`], and releases its place with [`EventRing::leave`].
 //! Room for all later events is reserved at arrival, so an accepted request can always report its
 //! end: missing events mean that the arm did not answer.
 //!
