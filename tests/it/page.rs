@@ -85,9 +85,11 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     browser.click("#ask-act");
     browser.reads(".state", "ROLLED BACK");
     assert_eq!(proxy.api().weight(), 0.0);
-    let last = proxy.api().json("/api/v1/ledger?last=1");
-    let reason = last[0]["reason"].as_str().unwrap().to_owned();
-    assert!(last[0]["kind"] == "trip" && reason.starts_with("from the page"), "{last}");
+    eventually(seconds(10), "the ledger has the rollback with its reason", || {
+        let last = proxy.api().json("/api/v1/ledger?last=1");
+        let reason = last[0]["reason"].as_str().unwrap_or_default();
+        (last[0]["kind"] == "trip" && reason.starts_with("from the page")).then_some(())
+    });
 
     // The ledger, with the reason as text.
     browser.type_into("body", "4");
@@ -226,7 +228,7 @@ fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let testers: Vec<String> = (0..500).step_by(5).map(|n| format!("\"user-0-{n}\"")).collect();
     let mut config = Config::new(stable.address, new.address).watchdog(
-        "margin_errors = \"20%\"\nmargin_latency = \"90%\"\nlatency_notice = \"100%\"\nlatency_tolerance = \"100%\"\nlatency_floor = \"100ms\"",
+        "margin_errors = \"20%\"\nmargin_latency = \"90%\"\nlatency_notice = \"100%\"\nlatency_tolerance = \"100%\"\nlatency_floor = \"100ms\"\nmargin_latency_tail = \"100%\"",
     );
     config.rest = format!("[segment.testers]\nusers = [{}]\n", testers.join(", "));
     let waves = |requests_min: u64| {

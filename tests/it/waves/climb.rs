@@ -28,7 +28,7 @@ fn scene(waves: &[&str]) -> Scene {
         Nginx::start_before(&world, "new", new.address),
     ];
     let mut config = Config::new(nginx[0].address, nginx[1].address).waves(waves).watchdog(
-        "margin_errors = \"1%\"\nmargin_latency = \"50%\"\nlatency_notice = \"50%\"\nlatency_tolerance = \"100%\"",
+        "margin_errors = \"1%\"\nmargin_latency = \"50%\"\nlatency_notice = \"50%\"\nlatency_tolerance = \"100%\"\nmargin_latency_tail = \"100%\"",
     );
     config.rest =
         "[segment.testers]\nusers = [\"user-1\", \"user-2\", \"user-3\", \"user-4\", \"user-5\"]\n".into();

@@ -62,6 +62,12 @@ impl Browser {
     }
 
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, value) = self.call(method, path, body);
+        assert_eq!(status, 200, "{method} {path} {body}: {}", value["message"]);
+        value
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let mut client = Client::new(self.address);
         client.timeout = PATIENCE;
         let path = format!("{}{path}", self.session);
@@ -69,8 +75,7 @@ impl Browser {
         let headers = [("host", "127.0.0.1"), ("content-type", "application/json"), ("connection", "close")];
         let answer = client.send(method, &path, &headers, body.as_bytes()).expect("chromedriver answers");
         let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
-        assert_eq!(answer.status, 200, "{method} {path} {body}: {}", told["value"]["message"]);
-        told["value"].clone()
+        (answer.status, told["value"].clone())
     }
 
     pub fn open(&self, url: &str) {
@@ -92,12 +97,23 @@ impl Browser {
 
     /// Clicks like a person: the element must be visible, and not covered.
     pub fn click(&self, css: &str) {
-        self.ask("POST", &format!("/element/{}/click", self.element(css)), &json!({}));
+        self.act(css, "click", &json!({}));
     }
 
     /// Types into an element, after its current text.
     pub fn type_into(&self, css: &str, text: &str) {
-        self.ask("POST", &format!("/element/{}/value", self.element(css)), &json!({ "text": text }));
+        self.act(css, "value", &json!({ "text": text }));
+    }
+
+    /// The page may replace an element between the search and the action: then search again.
+    fn act(&self, css: &str, action: &str, body: &Value) {
+        eventually(PATIENCE, &format!("{action} of {css}"), || {
+            let path = format!("/element/{}/{action}", self.element(css));
+            let (status, value) = self.call("POST", &path, body);
+            let stale = value["error"] == "stale element reference";
+            assert!(status == 200 || stale, "{path} {body}: {}", value["message"]);
+            (!stale).then_some(())
+        });
     }
 
     /// The visible text of an element; empty if there is none.
