@@ -62,11 +62,11 @@ fn written(routes: usize) -> PathBuf {
     folder.join("grayling.toml")
 }
 
-fn plan(routes: usize) -> Config {
+fn config(routes: usize) -> Config {
     let path = written(routes);
     let loaded = config::load(&path).result.map_err(|report| report.to_string()).expect("a valid config");
     std::fs::remove_dir_all(path.parent().expect("it is in a folder")).expect("it was there");
-    loaded.plan
+    loaded.config
 }
 
 fn head() -> HeaderMap {
@@ -84,23 +84,23 @@ fn head() -> HeaderMap {
 }
 
 fn deciding(c: &mut Criterion) {
-    let plan = plan(0);
+    let config = config(0);
     let headers = head();
     let address = "192.0.2.1".parse().ok();
     let subject = Subject { user_id: Some(b"account-4711"), headers: Some(&headers), address };
-    let segments = plan.releases[0].segments.len();
-    let effective = Effective::At(Exposure { weight: plan.releases[0].weight, segments });
+    let segments = config.releases[0].segments.len();
+    let effective = Effective::At(Exposure { weight: config.releases[0].weight, segments });
     c.bench_function("decide, 4 segments", |b| {
-        b.iter(|| decide(&plan.releases[0], effective, black_box(&subject)));
+        b.iter(|| decide(&config.releases[0], effective, black_box(&subject)));
     });
     let uri = "/account".parse().expect("a target");
     c.bench_function("identity, of a header", |b| {
-        b.iter(|| identity::user_id(&plan.identity, black_box(&headers), &uri, "/account", None).is_some());
+        b.iter(|| identity::user_id(&config.identity, black_box(&headers), &uri, "/account", None).is_some());
     });
 }
 
 fn heads(c: &mut Criterion) {
-    let plan = plan(0);
+    let config = config(0);
     let request = |headers| {
         let mut request = http::Request::builder().uri("/account").body(()).expect("a request");
         *request.headers_mut() = headers;
@@ -112,8 +112,8 @@ fn heads(c: &mut Criterion) {
             validate::validate_head(
                 black_box(&parts),
                 &Empty::<bytes::Bytes>::new(),
-                &plan.identity,
-                &plan.limits,
+                &config.identity,
+                &config.limits,
             )
             .is_ok()
         });
@@ -138,7 +138,7 @@ fn heads(c: &mut Criterion) {
 
 fn routing(c: &mut Criterion) {
     for routes in [1, 10, 100, 1000] {
-        let table = RouteTable::new(&plan(routes).routes);
+        let table = RouteTable::new(&config(routes).routes);
         c.bench_function(&format!("route, of {routes}"), |b| {
             b.iter(|| table.find("a", black_box("/route/0/of/many"), &Method::GET));
         });

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     black_box(load()?);
     let reloaded = begun.elapsed();
 
-    let users = &first.plan.segments[0].users;
+    let users = &first.config.segments[0].users;
     let asked: Vec<String> = (0..1_000_000).map(|i| format!("account-{}", i * 37 % (2 * ids))).collect();
     let begun = Instant::now();
     let found = asked.iter().filter(|id| users.contains(black_box(id.as_bytes()))).count();

@@ -98,10 +98,10 @@ impl Proxy {
     /// Starts the proxy of a config file; returns once it serves.
     pub fn start(path: &Path, log: Log) -> Result<Proxy, StartError> {
         let ConfigFile { checked, source, edits } = ConfigFile::read(path, &log)?;
-        let on_failure = checked.plan.state.on_failure;
-        let descriptors = Descriptors::reserve(&checked.plan, &log);
-        let OpenedState { disk, found } = OpenedState::open(&checked.plan.state, &log)?;
-        let (addresses, sockets) = Sockets::bind(&checked.plan.listen)?;
+        let on_failure = checked.config.state.on_failure;
+        let descriptors = Descriptors::reserve(&checked.config, &log);
+        let OpenedState { disk, found } = OpenedState::open(&checked.config.state, &log)?;
+        let (addresses, sockets) = Sockets::bind(&checked.config.listen)?;
         let key = disk.open_key(&log)?;
         let shared = shared_state((checked, source), (found, &disk), key.clone(), &descriptors, log);
 

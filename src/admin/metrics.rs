@@ -122,7 +122,7 @@ fn describe() {
 
 /// The whole scrape, in the text format of Prometheus.
 pub fn render(shared: &SharedState) -> String {
-    let detail = shared.snapshot().plan.metrics;
+    let detail = shared.snapshot().config.metrics;
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
@@ -164,7 +164,7 @@ fn decisive(shared: &SharedState) {
 
 /// Metrics of the trace export, if it is configured.
 fn traces(shared: &SharedState) {
-    if shared.snapshot().plan.traces.is_none() {
+    if shared.snapshot().config.traces.is_none() {
         return;
     }
     let traces = &shared.traces;

@@ -62,8 +62,8 @@ pub fn waves(release: &ReleaseSnapshot) -> Vec<dto::WaveBody> {
     let segments = |n: usize| release.release.segments.iter().take(n).map(|s| s.name.clone()).collect();
     let wave = |w: &crate::domain::wave::Wave| dto::WaveBody {
         name: w.name.clone(),
-        weight: w.reach.weight.percent(),
-        segments: segments(w.reach.segments),
+        weight: w.exposure.weight.percent(),
+        segments: segments(w.exposure.segments),
         bake_s: w.bake.as_secs_f64(),
         open: match w.promotion {
             Promotion::Auto => "auto",
@@ -175,24 +175,25 @@ pub fn standing(
     traffic: Option<KnownTraffic>,
     service: Option<dto::ServiceBody>,
 ) -> dto::StandingBody {
-    let progress = of.memory.progress.as_ref();
-    let configured = progress.map_or(of.reach, |p| p.reach);
+    let progress = of.release_state.progress.as_ref();
+    let configured = progress.map_or(of.exposure, |p| p.exposure);
     // Evidence is long, and the client does not use it.
     let evidence = |trip: &Trip| Trip { evidence: "{}".into(), ..trip.clone() };
-    let memory = ReleaseState { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
+    let release_state =
+        ReleaseState { trip: of.release_state.trip.as_ref().map(evidence), ..of.release_state.clone() };
     dto::StandingBody {
         wave: progress.map(|p| p.wave.clone()),
         weight_configured: configured.weight.percent(),
         segments_configured: configured.segments,
         finished: progress.is_some_and(|p| p.finished),
-        weight: of.reach.weight.percent(),
-        segments: of.reach.segments,
+        weight: of.exposure.weight.percent(),
+        segments: of.exposure.segments,
         complete: of.version.complete,
         guarded: of.version.held,
         rate: traffic.map_or(0.0, |t| t.rate),
         requests: traffic.map_or(0, |t| t.requests),
         failures: traffic.map_or(0, |t| t.failures),
-        memory: state::memory_json(&memory),
+        memory: state::release_state_json(&release_state),
         barred_by: of.barred_by.clone(),
         service,
     }

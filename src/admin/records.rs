@@ -138,7 +138,7 @@ async fn read<T: Send + 'static>(
     shared: &SharedState,
     read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Response> {
-    let configured = || shared.snapshot().plan.state.directory.clone();
+    let configured = || shared.snapshot().config.state.directory.clone();
     let directory = shared.directory.clone().unwrap_or_else(configured);
     let why = match tokio::task::spawn_blocking(move || read(directory)).await {
         Ok(Ok(read)) => return Ok(read),

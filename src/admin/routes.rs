@@ -113,7 +113,7 @@ async fn config(State(shared): State<Arc<SharedState>>) -> Response {
     let views = shared.views();
     let traffic = |name: &str| views.get(name).map(|view| view.traffic());
     let service = |name: &str| {
-        let release = snapshot.plan.release(name)?;
+        let release = snapshot.config.release(name)?;
         super::service::figures(views.get(name)?, &release.watchdog)
     };
     let releases = standings
@@ -125,7 +125,7 @@ async fn config(State(shared): State<Arc<SharedState>>) -> Response {
         path: source.path,
         sha256: source.sha256,
         releases: releases.collect(),
-        stranger: state::memory_json(&standings.stranger),
+        stranger: state::release_state_json(&standings.stranger),
         stop_file: standings.now.stop_file,
     };
     Json(running).into_response()
@@ -176,12 +176,12 @@ fn release_status(
 ) -> dto::ReleaseBody {
     let release = &live_release.release;
     // From the announced snapshot: changes that are not durable yet are not shown.
-    let memory = shared.memory(&release.name).unwrap_or_default();
-    let holds = memory.ends().into_iter().map(HoldKind::label);
+    let release_state = shared.release_state(&release.name).unwrap_or_default();
+    let holds = release_state.ends().into_iter().map(HoldKind::label);
     let alarm = view.has_found(StandingFinding::Alarm).then_some(StandingFinding::Alarm.label());
     let ends = holds.chain(alarm).map(str::to_owned).collect();
-    let tripped = memory.trip.filter(|_| live_release.state == rollout::RolloutState::RolledBack);
-    let frozen = memory.freeze.filter(|_| live_release.state == rollout::RolloutState::Frozen);
+    let tripped = release_state.trip.filter(|_| live_release.state == rollout::RolloutState::RolledBack);
+    let frozen = release_state.freeze.filter(|_| live_release.state == rollout::RolloutState::Frozen);
     let trip = super::progress::trip(tripped, frozen);
     let arm = |arm: Arm| arm_status(live_release, view, arm);
     let unfit = view.known.iter().flat_map(|known| known.unfit(&release.watchdog));
@@ -217,7 +217,7 @@ fn release_status(
     dto::ReleaseBody {
         name: release.name.clone(),
         attempt: release.attempt,
-        attempt_seen: memory.attempt.max(release.attempt),
+        attempt_seen: release_state.attempt.max(release.attempt),
         state: live_release.state.into(),
         weight: live_release.effective.weight().percent(),
         weight_configured: live_release.weight_in_file().percent(),
@@ -225,7 +225,7 @@ fn release_status(
         soak_left_s: live_release.soak_left(clock::at_ms()).map(|left| left.as_secs()),
         wave: live_release.wave().map(|w| w.name.clone()),
         waves: super::progress::waves(live_release),
-        progress: super::progress::progress(live_release, view, memory.pause),
+        progress: super::progress::progress(live_release, view, release_state.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| share::rounded(100.0 * s, 2)),
         warming_up: view.judgement.as_ref().and_then(|of| of.evidence.warming).map(|of| dto::WarmUpBody {
             left_s: of.left.as_millis().div_ceil(1000) as u64,
@@ -323,7 +323,7 @@ async fn explain(
         let name = query.release.unwrap_or_default();
         return unknown(&snapshot, &name);
     };
-    let identity = &snapshot.plan.identity;
+    let identity = &snapshot.config.identity;
     let typed = query.user.unwrap_or_default();
     let id = normalise(identity.normalise, typed.as_bytes());
     let known = !id.is_empty() && id.len() <= identity.max_bytes;
@@ -503,7 +503,7 @@ async fn rolled_back(
     let release = snapshot.releases.iter().find(|r| r.release.name == name);
     if let Some(release) = release.filter(|r| r.state == rollout::RolloutState::RolledBack) {
         let present = release.counters.under_way.present();
-        let sentence = present.sentence(snapshot.plan.limits.stream_grace);
+        let sentence = present.sentence(snapshot.config.limits.stream_grace);
         answer.message.push_str(&format!("; {sentence}"));
         answer.under_way = Some(under_way(present));
     }

@@ -139,11 +139,11 @@ mod tests {
             moments: usual.moments,
             routes: vec![route],
         };
-        let plan = crate::config::parse(
+        let config = crate::config::parse(
             include_str!("../../config/grayling.toml"),
             std::path::Path::new("/g/grayling.toml"),
         );
-        let watchdog = &plan.map_err(|report| report.to_string()).unwrap().plan.releases[0].watchdog;
+        let watchdog = &config.map_err(|report| report.to_string()).unwrap().config.releases[0].watchdog;
         assert_eq!(figures(&ReleaseView::default(), watchdog), None, "it has not looked yet");
         let view =
             |known: &ServiceProfile| ReleaseView { known: Some(known.clone()), ..ReleaseView::default() };

@@ -58,7 +58,7 @@ impl Control {
                 return;
             }
         };
-        let auth = Arc::new(AuthState::new(&self.shared.snapshot().plan.admin));
+        let auth = Arc::new(AuthState::new(&self.shared.snapshot().config.admin));
         runtime.block_on(self.serve(auth, sockets, stage, resolved));
         runtime.shutdown_timeout(ADMIN_GRACE);
     }
@@ -137,7 +137,7 @@ impl Control {
         };
         let checked = match loaded.result {
             Ok(mut checked) => {
-                checked.plan.inherit(&self.shared.snapshot().plan);
+                checked.config.inherit(&self.shared.snapshot().config);
                 checked
             }
             Err(report) => {
@@ -160,7 +160,7 @@ impl Control {
         match applied {
             Ok(findings) => {
                 let snapshot = self.shared.snapshot();
-                if auth.replace(&snapshot.plan.admin) {
+                if auth.replace(&snapshot.config.admin) {
                     hub.close_streams();
                 }
                 self.shared.log.event(

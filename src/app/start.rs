@@ -80,7 +80,7 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     /// Raises the limit of open files to its maximum, and divides it.
-    pub(super) fn reserve(plan: &Config, log: &Log) -> Descriptors {
+    pub(super) fn reserve(config: &Config, log: &Log) -> Descriptors {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -92,12 +92,12 @@ impl Descriptors {
         let kept = open_max.map_or(DESCRIPTORS_MAX, |n| (n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
         let room = open_max
             .map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1));
-        let own = DESCRIPTORS_OWN + DESCRIPTORS_WORKER * plan.listen.workers();
+        let own = DESCRIPTORS_OWN + DESCRIPTORS_WORKER * config.listen.workers();
         let admin = Capacity::within(usize::try_from(kept).unwrap_or(usize::MAX).saturating_sub(own));
-        if room < plan.limits.connections {
+        if room < config.limits.connections {
             log.event(
                 "limit_clamped",
-                json!({"limit": "connections", "configured": plan.limits.connections, "in_force": room,
+                json!({"limit": "connections", "configured": config.limits.connections, "in_force": room,
                        "hint": "raise the limit of open files (ulimit -n, LimitNOFILE)"}),
             );
         }
@@ -121,15 +121,15 @@ pub(super) struct Addresses {
 }
 
 impl Sockets {
-    pub(super) fn bind(plan: &Listen) -> Result<(Addresses, Sockets), StartError> {
+    pub(super) fn bind(config: &Listen) -> Result<(Addresses, Sockets), StartError> {
         let bind = |name, address, n| {
             listen::bind_workers(address, n).map_err(|source| StartError::Listen { name, address, source })
         };
-        let workers = plan.workers();
-        let (http, http_sockets) = bind("http", plan.http, workers)?;
+        let workers = config.workers();
+        let (http, http_sockets) = bind("http", config.http, workers)?;
         let (https, https_sockets) =
-            plan.https.map(|address| bind("https", address, workers)).transpose()?.unzip();
-        let (admin, admin_sockets) = bind("admin", plan.admin, 1)?;
+            config.https.map(|address| bind("https", address, workers)).transpose()?.unzip();
+        let (admin, admin_sockets) = bind("admin", config.admin, 1)?;
         let sockets =
             Sockets { http: http_sockets, https: https_sockets.unwrap_or_default(), admin: admin_sockets };
         Ok((Addresses { http, https, admin }, sockets))

@@ -32,15 +32,15 @@ pub(super) struct Disk {
 
 impl OpenedState {
     /// Opens the directory and its ledger, and loads the state.
-    pub(super) fn open(plan: &StateConfig, log: &Log) -> Result<OpenedState, StartError> {
-        for message in permissions::tighten(&plan.directory) {
+    pub(super) fn open(config: &StateConfig, log: &Log) -> Result<OpenedState, StartError> {
+        for message in permissions::tighten(&config.directory) {
             log.event("state_not_private", json!({"message": message}));
         }
-        let (directory, ledger, found) = load(plan, log)?;
+        let (directory, ledger, found) = load(config, log)?;
         let lost = matches!(found, StateFound::Lost(_) | StateFound::Behind(..));
         let found = match found {
             StateFound::Lost(loss) | StateFound::Behind(_, loss)
-                if plan.on_failure == OnStateFailure::Refuse =>
+                if config.on_failure == OnStateFailure::Refuse =>
             {
                 return Err(StartError::StateRefused(StateFault::Lost(loss)));
             }
@@ -108,10 +108,10 @@ impl Disk {
 
 /// Failures are returned as [`StateFound::Lost`], except for a lock of another process.
 fn load(
-    plan: &StateConfig,
+    config: &StateConfig,
     log: &Log,
 ) -> Result<(Option<StateDirectory>, Option<Ledger>, StateFound), StateError> {
-    let directory = match StateDirectory::open(&plan.directory) {
+    let directory = match StateDirectory::open(&config.directory) {
         Ok(directory) => directory,
         Err(locked @ StateError::Locked { .. }) => return Err(locked),
         Err(error) => return Ok((None, None, StateFound::Lost(error.into()))),

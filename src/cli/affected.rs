@@ -6,7 +6,7 @@
 
 use super::client::{AdminArgs, AdminClient, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
-use super::{block_on, plan_of, verify};
+use super::{block_on, config_of, verify};
 use crate::admin::dto::HashedBody;
 use crate::admin::records::HASHED_MAX;
 use crate::domain::config::Config;
@@ -201,17 +201,17 @@ struct AffectedAnswer {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let plan = args.config.as_deref().map(plan_of).transpose()?;
-    let source = match (&args.state, &plan) {
+    let config = args.config.as_deref().map(config_of).transpose()?;
+    let source = match (&args.state, &config) {
         (Some(directory), _) => RecordSource::Directory(directory.clone()),
-        (None, Some(plan)) => RecordSource::Directory(plan.state.directory.clone()),
+        (None, Some(config)) => RecordSource::Directory(config.state.directory.clone()),
         (None, None) => RecordSource::Proxy(AdminClient::new(&args.admin)?),
     };
-    let key = match (&args.key_file, &plan) {
+    let key = match (&args.key_file, &config) {
         (Some(path), _) => Some(read_key(path)?),
-        (None, plan) => plan.as_ref().and_then(|plan| plan.log.user_key.clone()),
+        (None, config) => config.as_ref().and_then(|config| config.log.user_key.clone()),
     };
-    let answer = work_out(&args, &source, plan.as_ref(), key)?;
+    let answer = work_out(&args, &source, config.as_ref(), key)?;
     if args.json {
         text::print_json(&answer.json())?;
     } else {
@@ -223,7 +223,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn work_out(
     args: &Args,
     source: &RecordSource,
-    plan: Option<&Config>,
+    config: Option<&Config>,
     key: Option<Vec<u8>>,
 ) -> anyhow::Result<AffectedAnswer> {
     let (since_ms, until_ms) = (args.since, args.until.unwrap_or_else(clock::at_ms));
@@ -249,7 +249,7 @@ fn work_out(
     let keys = Keys::of(source)?;
     let known = |key: &str, listed: &RecordedSegment| -> Option<UserSet> {
         let key = if key.is_empty() { None } else { Some(keys.local.as_ref().filter(|k| k.name() == key)?) };
-        let segments = plan?.segments.iter();
+        let segments = config?.segments.iter();
         segments.map(|s| s.users.clone()).find(|users| listed.is_of(users, key))
     };
     let (mut users, mut asked) = (None, 0);

@@ -111,10 +111,10 @@ fn examine(file: &Path, running: Option<&RunningBody>, color: Color) -> CheckOut
         }
     };
     let mut summary = format!("{shown}: {}\n", described(&checked));
-    let releases = implied::implied(&checked.plan, running);
+    let releases = implied::implied(&checked.config, running);
     releases.iter().for_each(|of| summary.push_str(&sentences::lines(of)));
     if running.is_none() {
-        summary.push_str(&first_start(&checked.plan));
+        summary.push_str(&first_start(&checked.config));
     }
     let mut refused = false;
     let changes = running.map(|running| {
@@ -157,7 +157,7 @@ fn differences(running: &RunningBody, file: &Path, checked: &CheckedConfig) -> (
             );
         }
     };
-    let mut findings = compare(&before.plan, &checked.plan, &standings(running));
+    let mut findings = compare(&before.config, &checked.config, &standings(running));
     if knows_more(running) {
         let message = "the proxy is of another version: whether something holds a release is not known here; see: grayling status";
         findings.insert(0, PlanFinding { kind: PlanFindingKind::Warning, message: message.to_owned() });
@@ -172,14 +172,14 @@ fn differences(running: &RunningBody, file: &Path, checked: &CheckedConfig) -> (
         let (rate, requests, failures) = (s.rate, s.requests, s.failures);
         (name.clone(), KnownTraffic { rate, requests, failures })
     });
-    findings.extend(too_short(&checked.plan, &traffic.collect()));
+    findings.extend(too_short(&checked.config, &traffic.collect()));
     told.extend(findings.iter().map(|f| format!("{}: {}\n", word(f.kind), f.message)));
     (told, findings)
 }
 
 fn standings(running: &RunningBody) -> Standings {
     // Percentages with four decimals: exact in a double.
-    let reach = |percent: f64, segments| Exposure {
+    let exposure = |percent: f64, segments| Exposure {
         weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
         segments,
     };
@@ -187,17 +187,18 @@ fn standings(running: &RunningBody) -> Standings {
     let standing = |s: &dto::StandingBody| {
         let progress = s.wave.as_ref().map(|wave| PlanProgress {
             wave: wave.clone(),
-            reach: reach(s.weight_configured, s.segments_configured),
+            exposure: exposure(s.weight_configured, s.segments_configured),
             finished: s.finished,
             entry: 0,
         });
-        let memory = state::memory_of_json(&s.memory);
+        let release_state = state::release_state_of_json(&s.memory);
         ReleaseStanding {
-            memory: memory.unwrap_or_else(|| ReleaseState { progress, ..ReleaseState::default() }),
-            reach: reach(s.weight, s.segments),
+            release_state: release_state
+                .unwrap_or_else(|| ReleaseState { progress, ..ReleaseState::default() }),
+            exposure: exposure(s.weight, s.segments),
             version: version::VersionState {
                 complete: s.complete,
-                reach: reach(s.weight, s.segments),
+                exposure: exposure(s.weight, s.segments),
                 held: s.guarded,
             },
             barred_by: s.barred_by.clone(),
@@ -205,14 +206,17 @@ fn standings(running: &RunningBody) -> Standings {
     };
     Standings {
         releases: running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect(),
-        stranger: state::memory_of_json(&running.stranger).unwrap_or_default(),
+        stranger: state::release_state_of_json(&running.stranger).unwrap_or_default(),
         now: Conditions { stop_file: running.stop_file },
     }
 }
 
 /// True if the proxy has state of a release that this version cannot read.
 fn knows_more(running: &RunningBody) -> bool {
-    running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
+    running
+        .releases
+        .values()
+        .any(|s| !s.memory.is_null() && state::release_state_of_json(&s.memory).is_none())
 }
 
 fn word(kind: PlanFindingKind) -> &'static str {
@@ -242,9 +246,9 @@ fn counted(report: &Diagnostics) -> String {
 }
 
 fn described(checked: &CheckedConfig) -> String {
-    let plan = &checked.plan;
+    let config = &checked.config;
     let mut text =
-        format!("ok, {}, {}", count(plan.releases.len(), "release"), count(plan.routes.len(), "route"));
+        format!("ok, {}, {}", count(config.releases.len(), "release"), count(config.routes.len(), "route"));
     match checked.warnings.warnings() {
         0 => {}
         n => text.push_str(&format!(", {}", count(n, "warning"))),
@@ -253,18 +257,18 @@ fn described(checked: &CheckedConfig) -> String {
 }
 
 /// Warns that a start with an empty state directory holds the releases that would let users in.
-fn first_start(plan: &Config) -> String {
-    let held = plan.releases.iter().filter(|release| release.course().lets_in());
+fn first_start(config: &Config) -> String {
+    let held = config.releases.iter().filter(|release| release.strategy().lets_in());
     let names: Vec<String> = held.map(|release| format!("`{}`", release.name)).collect();
-    let holds = plan.state.when_empty == WhenEmpty::Hold && !names.is_empty();
-    if !holds || !StateDirectory::is_empty(&plan.state.directory) {
+    let holds = config.state.when_empty == WhenEmpty::Hold && !names.is_empty();
+    if !holds || !StateDirectory::is_empty(&config.state.directory) {
         return String::new();
     }
     format!(
         "a start here holds {} at 0%, since {} remembers nothing; if it is a first start: grayling init --state {}\n",
         names.join(", "),
-        plan.state.directory.display(),
-        plan.state.directory.display()
+        config.state.directory.display(),
+        config.state.directory.display()
     )
 }
 

@@ -7,7 +7,7 @@
 
 use super::client::{AdminArgs, AdminClient, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
-use super::{block_on, plan_of};
+use super::{block_on, config_of};
 use crate::admin::dto::ExplainBody;
 use crate::domain::config::{Config, Identity, normalise};
 use crate::domain::decide::{Effective, Reason, decide, enters, is_held_back};
@@ -49,7 +49,7 @@ enum ExplainSource {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (answer, source) = match &args.config {
-        Some(path) => (offline(&plan_of(path)?, &args.user, args.release)?, ExplainSource::File),
+        Some(path) => (offline(&config_of(path)?, &args.user, args.release)?, ExplainSource::File),
         None => {
             let client = AdminClient::new(&args.admin)?;
             (block_on(online(&client, &args.user, args.release))?, ExplainSource::Proxy)
@@ -69,14 +69,14 @@ async fn online(client: &AdminClient, user: &str, release: Option<String>) -> an
     Ok(client.get(&path).await?)
 }
 
-fn offline(plan: &Config, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
-    let names = || plan.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
+fn offline(config: &Config, user: &str, release: Option<String>) -> anyhow::Result<ExplainBody> {
+    let names = || config.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
     let name = release.map_or_else(|| one_of(names(), "explain --user ID --release"), Ok)?;
-    let Some(release) = plan.release(&name) else {
+    let Some(release) = config.release(&name) else {
         let listed = names().iter().map(|n| shown(n)).collect::<Vec<_>>().join(", ");
         anyhow::bail!("the config has no release `{}`; it has: {listed}", shown(&name));
     };
-    let id = as_found(&plan.identity, user.as_bytes());
+    let id = as_found(&config.identity, user.as_bytes());
     let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
     // With waves: the reach at the end of the plan, since a file does not record progress.
     let all = Exposure { weight: release.weight, segments: release.segments.len() };
@@ -215,7 +215,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         assert!(told(answer("no_user_id", "stable", None)).contains("go to stable"));
     }
 
-    fn plan(weight: u32) -> Config {
+    fn config(weight: u32) -> Config {
         use crate::domain::config;
         use crate::domain::config::Normalise;
         use crate::domain::segment::Segment;
@@ -319,7 +319,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
     #[test]
     fn offline_decides_as_the_proxy_does() {
         let ask = |weight: u32, user: &str| {
-            let a = offline(&plan(weight), user, None).unwrap();
+            let a = offline(&config(weight), user, None).unwrap();
             (a.arm, a.reason, a.segment)
         };
         let is = |arm: &str, reason: &str, segment: Option<&str>| {
@@ -336,21 +336,21 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
 
     #[test]
     fn offline_enters_at_is_the_weight_from_which_the_user_is_in() {
-        let at = offline(&plan(0), "alice", None).unwrap();
+        let at = offline(&config(0), "alice", None).unwrap();
         let bucket = at.bucket.unwrap();
-        assert_eq!(offline(&plan(bucket), "alice", None).unwrap().arm, "stable");
-        assert_eq!(offline(&plan(bucket + 1), "alice", None).unwrap().arm, "new");
+        assert_eq!(offline(&config(bucket), "alice", None).unwrap().arm, "stable");
+        assert_eq!(offline(&config(bucket + 1), "alice", None).unwrap().arm, "new");
         assert_eq!(at.enters_at, Some(f64::from(bucket + 1) / 10_000.0));
     }
 
     #[test]
     fn a_user_who_is_held_back_is_told_so() {
         let with = |holdback: u32| {
-            let mut plan = plan(1_000_000);
-            if let Some(release) = plan.releases.first_mut().and_then(std::sync::Arc::get_mut) {
+            let mut config = config(1_000_000);
+            if let Some(release) = config.releases.first_mut().and_then(std::sync::Arc::get_mut) {
                 release.holdback = crate::stats::cohort::Weight::from_parts(holdback);
             }
-            plan
+            config
         };
         let bucket = offline(&with(0), "alice", None).unwrap().bucket.unwrap();
         // From this user's bucket up.
@@ -365,7 +365,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
 
     #[test]
     fn a_release_that_is_not_there_is_told_with_those_that_are() {
-        let fault = offline(&plan(0), "alice", Some("cbs".into())).unwrap_err();
+        let fault = offline(&config(0), "alice", Some("cbs".into())).unwrap_err();
         assert_eq!(fault.to_string(), "the config has no release `cbs`; it has: cbs-v2");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::client::{AdminArgs, AdminClient};
 use super::text::{self, Colour, Hue, percent, shown};
-use super::{EXIT_FAILURE, block_on, plan_of, verify};
+use super::{EXIT_FAILURE, block_on, config_of, verify};
 use crate::admin::dto::LedgerEntry;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ fn run_verify(args: &Args) -> anyhow::Result<ExitCode> {
     let anchor = args.anchor.as_deref();
     let directory = match (&args.state, &args.config) {
         (Some(directory), _) => Some(directory.clone()),
-        (None, Some(file)) => Some(plan_of(file)?.state.directory),
+        (None, Some(file)) => Some(config_of(file)?.state.directory),
         (None, None) => None,
     };
     let verified = match directory {

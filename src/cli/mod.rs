@@ -131,9 +131,9 @@ pub struct InvalidConfig(pub String);
 pub struct Usage(pub String);
 
 /// The plan of a config file; or its faults, as an error with the matching exit code.
-fn plan_of(path: &Path) -> anyhow::Result<Config> {
+fn config_of(path: &Path) -> anyhow::Result<Config> {
     match config::load(path).result {
-        Ok(checked) => Ok(checked.plan),
+        Ok(checked) => Ok(checked.config),
         Err(report) => Err(InvalidConfig(report.render(text::Colour::of_stderr().into())).into()),
     }
 }

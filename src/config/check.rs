@@ -21,7 +21,7 @@ const NOT_TOML: &str = "this is not TOML";
 /// A file without faults.
 #[derive(Debug)]
 pub struct CheckedConfig {
-    pub plan: Config,
+    pub config: Config,
     pub warnings: Diagnostics,
     /// Of the text, in hexadecimal digits.
     pub sha256: String,
@@ -115,20 +115,20 @@ pub(super) fn examine(
         files: BTreeSet::new(),
         recovering: false,
     };
-    let plan = if text.trim_start_matches('\u{feff}').trim().is_empty() {
+    let config = if text.trim_start_matches('\u{feff}').trim().is_empty() {
         let place = Location::Named { path: reader.source.path.clone(), line: 0 };
         let help = Some("`grayling init > FILE` writes one to start from".to_string());
         reader.fault_elsewhere(Severity::Error, place, "the config file is empty".into(), help);
         None
     } else {
-        plan(&mut reader, text)
+        config(&mut reader, text)
     };
     reader.report.sort();
     let mut files = vec![origin.to_path_buf()];
     files.extend(reader.files);
-    let result = match plan {
-        Some(plan) if reader.report.errors() == 0 => Ok(CheckedConfig {
-            plan,
+    let result = match config {
+        Some(config) if reader.report.errors() == 0 => Ok(CheckedConfig {
+            config,
             warnings: reader.report,
             sha256: hex(&Digest::of(text.as_bytes())),
             text: text.to_string(),
@@ -138,7 +138,7 @@ pub(super) fn examine(
     (result, files)
 }
 
-fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Config> {
+fn config(reader: &mut ConfigReader<'_>, text: &str) -> Option<Config> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
     let first = syntax.iter().find_map(toml::de::Error::span).map(|span| span.start);
@@ -163,7 +163,7 @@ fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Config> {
         span: 0..0,
     };
     reader.unknown_keys(&scope, root.get_ref());
-    let plan = sections(reader, &scope);
+    let config = sections(reader, &scope);
     // The recovery from a broken line may cause faults that are not the user's.
     let mut seen = BTreeSet::new();
     reader.report.retain(|fault| match &fault.place {
@@ -175,7 +175,7 @@ fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Config> {
         Location::Shown { .. } => true,
         Location::Named { .. } => true,
     });
-    plan
+    config
 }
 
 fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Config> {

@@ -109,11 +109,12 @@ fn sockets(findings: &mut PlanFindings, old: &Config, new: &Config) {
         }
     };
     fixed("[listen] http", old.listen.http.to_string(), new.listen.http.to_string());
-    let https = |plan: &Config| plan.listen.https.map_or("none".to_string(), |address| address.to_string());
+    let https =
+        |config: &Config| config.listen.https.map_or("none".to_string(), |address| address.to_string());
     fixed("[listen] https", https(old), https(new));
     fixed("[listen] admin", old.listen.admin.to_string(), new.listen.admin.to_string());
     fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
-    let directory = |plan: &Config| plan.state.directory.display().to_string();
+    let directory = |config: &Config| config.state.directory.display().to_string();
     fixed("[state] directory", directory(old), directory(new));
 }
 
@@ -250,7 +251,7 @@ fn guard(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let name = &after.name;
     // The file's weight: the one in force may be lower now, and as high later. A version that
     // waited for its weight comes from 0%: the file's weight was another version's.
-    let waits = |of: &ReachState| of.memory.awaits == Some(ManualHold::NewVersion);
+    let waits = |of: &ReachState| of.release_state.awaits == Some(ManualHold::NewVersion);
     let was = match waits(&edit.was) && !waits(&edit.is) {
         true => Weight::ZERO,
         false => edit.was.given.weight,
@@ -276,7 +277,7 @@ fn guard(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     };
     let (known, then) = (given(&edit.was, before), given(&edit.is, after));
     let joins = then.iter().any(|segment| !known.iter().any(|k| k.same(segment)));
-    let frozen = edit.is.memory.freeze.is_some() && edit.is.memory.trip.is_none();
+    let frozen = edit.is.release_state.freeze.is_some() && edit.is.release_state.trip.is_none();
     if frozen && (before.salt != after.salt || joins) {
         findings.refused(format!(
             "release `{name}` is frozen: its salt cannot change, and no segment can join; \
@@ -342,7 +343,7 @@ fn arms(
     after: &Release,
     change: VersionChange,
 ) {
-    let name = |plan: &Config, i: usize| plan.upstreams[i].name.clone();
+    let name = |config: &Config, i: usize| config.upstreams[i].name.clone();
     for (arm, was, is) in [("stable", before.stable, after.stable), ("new", before.new, after.new)] {
         let (was, is) = (name(old, was), name(new, is));
         if was != is {
@@ -357,30 +358,39 @@ fn arms(
     }
 }
 
-fn added(findings: &mut PlanFindings, old: &Config, plan: &Config, release: &Release, standings: &Standings) {
+fn added(
+    findings: &mut PlanFindings,
+    old: &Config,
+    config: &Config,
+    release: &Release,
+    standings: &Standings,
+) {
     // A removed release is remembered: its rollback still holds.
-    let ReleaseStanding { memory, .. } = standings.of(release);
-    let versions = release.versions(plan);
-    let raised = release.attempt > memory.attempt;
+    let ReleaseStanding { release_state, .. } = standings.of(release);
+    let versions = release.versions(config);
+    let raised = release.attempt > release_state.attempt;
     let renamed = !standings.releases.contains_key(&release.name)
-        && version::takes_place(Release::removed(old, plan), &versions);
+        && version::takes_place(Release::removed(old, config), &versions);
     let change = match renamed {
         true => VersionChange::Declared,
-        false => memory.versions.change(&versions, raised, Some(versions::unnamed(&memory))),
+        false => release_state.versions.change(&versions, raised, Some(versions::unnamed(&release_state))),
     };
     let configured = RolloutInput::Configure {
         attempt: release.attempt,
-        course: release.course(),
+        strategy: release.strategy(),
         standing: Exposure::NOBODY,
         versions,
         change,
         weight_edited: false,
     };
-    let (memory, _) = rollout::step(&memory, configured);
-    let is =
-        ReachState::of(release, &ReleaseStanding { memory, ..ReleaseStanding::default() }, standings.now);
+    let (release_state, _) = rollout::step(&release_state, configured);
+    let is = ReachState::of(
+        release,
+        &ReleaseStanding { release_state, ..ReleaseStanding::default() },
+        standings.now,
+    );
     let (name, weight) = (&release.name, is.given.weight);
-    let message = match (is.why_held(name), &is.memory.progress, release.waves.first()) {
+    let message = match (is.why_held(name), &is.release_state.progress, release.waves.first()) {
         (Some(why), ..) => {
             format!("release `{name}` is new to the file, and held at {}: {why}", is.effective.weight())
         }
@@ -419,7 +429,7 @@ fn removed(findings: &mut PlanFindings, release: &Release, standings: &Standings
         }
         (effective, None) => format!("{} of users are in its `new`", effective.weight()),
     };
-    let known = if was.memory.trip.is_some() { "; the rollback is remembered" } else { "" };
+    let known = if was.release_state.trip.is_some() { "; the rollback is remembered" } else { "" };
     findings.warning(format!(
         "release `{name}` is removed: its users go where the routes now say{known}; {leave}"
     ));
@@ -522,15 +532,15 @@ fn rest(findings: &mut PlanFindings, old: &Config, new: &Config) {
             findings.note(format!("`{name}` changes"));
         }
     };
-    let routes = |plan: &Config| -> String {
+    let routes = |config: &Config| -> String {
         let target = |t| match t {
-            crate::domain::config::Target::Release(i) => format!("release {}", plan.releases[i].name),
-            crate::domain::config::Target::Upstream(i) => format!("upstream {}", plan.upstreams[i].name),
+            crate::domain::config::Target::Release(i) => format!("release {}", config.releases[i].name),
+            crate::domain::config::Target::Upstream(i) => format!("upstream {}", config.upstreams[i].name),
         };
         let line = |r: &crate::domain::config::Route| {
             format!("{} {:?} {} {:?} {}\n", r.name, r.host, r.path, r.methods, target(r.target))
         };
-        plan.routes.iter().map(line).collect()
+        config.routes.iter().map(line).collect()
     };
     section("[[route]]", routes(old), routes(new));
     section("[identity]", format!("{:?}", old.identity), format!("{:?}", new.identity));

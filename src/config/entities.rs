@@ -245,7 +245,7 @@ pub fn releases(
             new: new.map_or(usize::MAX, |(i, _)| i),
             salt: Salt::new(&salt_text),
             attempt: r.integer(&s, "attempt"),
-            weight: plan.waves.last().map_or(by_hand, |last| last.reach.weight),
+            weight: plan.waves.last().map_or(by_hand, |last| last.exposure.weight),
             step_max: step_max.value,
             holdback: holdback.value,
             soak: r.duration(&s, "soak"),

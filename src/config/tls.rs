@@ -293,11 +293,11 @@ mod tests {
 
     const REST: &str = "[upstream.a]\nservers = [\"http://127.0.0.1:9001\"]\n[[route]]\nupstream = \"a\"\n";
 
-    fn plan(folder: &Path, more: &str) -> Config {
+    fn config(folder: &Path, more: &str) -> Config {
         let text = format!(
             "[listen]\nhttps = \"127.0.0.1:8443\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{more}{REST}"
         );
-        parse(&text, &folder.join("g.toml")).map_err(|r| r.to_string()).unwrap().plan
+        parse(&text, &folder.join("g.toml")).map_err(|r| r.to_string()).unwrap().config
     }
 
     fn renew(folder: &Path) {
@@ -312,8 +312,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("grayling-tls-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         renew(&folder);
-        let first = plan(&folder, "");
-        let mut second = plan(&folder, "");
+        let first = config(&folder, "");
+        let mut second = config(&folder, "");
         assert!(compare(&first, &second, &Default::default()).is_empty());
         second.inherit(&first);
         let same = |a: &Config, b: &Config| {
@@ -322,7 +322,7 @@ mod tests {
         };
         assert!(same(&first, &second));
         std::fs::copy(folder.join("c.pem"), folder.join("ca.pem")).unwrap();
-        let mut mutual = plan(&folder, "client_ca = \"ca.pem\"\n");
+        let mut mutual = config(&folder, "client_ca = \"ca.pem\"\n");
         mutual.inherit(&first);
         assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
         let lifted = compare(&mutual, &first, &Default::default());
@@ -332,7 +332,7 @@ mod tests {
                 .any(|f| f.kind == PlanFindingKind::Warning && f.message.contains("no longer asked"))
         );
         renew(&folder);
-        let mut renewed = plan(&folder, "");
+        let mut renewed = config(&folder, "");
         renewed.inherit(&first);
         assert!(!same(&first, &renewed));
         assert!(

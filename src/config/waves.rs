@@ -65,22 +65,22 @@ pub fn waves(
             r.fault(&both.span(), message, "", Some(help.into()));
         }
     }
-    let mut reach = Exposure::NOBODY;
+    let mut exposure = Exposure::NOBODY;
     for (i, element) in array.iter().take(max).enumerate() {
         let s = r.table(element, &WAVE, title.clone());
-        let wave = wave(r, &s, i, &mut reach, segments, &mut plan.segments);
+        let wave = wave(r, &s, i, &mut exposure, segments, &mut plan.segments);
         if plan.waves.iter().any(|w| w.name == wave.name) {
             let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
             let help = "give each wave a `name` of its own: progress is remembered by it";
             r.fault(&span, format!("two waves are called `{}`", wave.name), "", Some(help.into()));
         }
-        let until_complete = wave.reach.held_back(holdback.value);
+        let until_complete = wave.exposure.held_back(holdback.value);
         plan.waves.push(Wave { until_complete, ..wave });
     }
     if let Some(last) = plan.waves.last().filter(|w| w.holds_back() == Weight::ZERO)
         && holdback.value > Weight::ZERO
     {
-        let (weight, most) = (last.reach.weight, Exposure { weight: Weight::FULL, segments: 0 });
+        let (weight, most) = (last.exposure.weight, Exposure { weight: Weight::FULL, segments: 0 });
         let most = most.held_back(holdback.value).weight;
         let message = format!("`holdback` does nothing: the last wave, `{}`, has {weight}", last.name);
         let why = format!("more than {most} can be held back from");
@@ -94,11 +94,11 @@ fn wave(
     r: &mut ConfigReader<'_>,
     s: &TableScope<'_>,
     position: usize,
-    reach: &mut Exposure,
+    exposure: &mut Exposure,
     segments: &[NamedEntity<Arc<Segment>>],
     joined: &mut Vec<(Arc<Segment>, SourceSpan)>,
 ) -> Wave {
-    let before = *reach;
+    let before = *exposure;
     let given = r.value(s, "weight").is_some();
     let weight = r.percent_or(s, "weight", before.weight);
     if weight.value < before.weight {
@@ -116,19 +116,19 @@ fn wave(
             joined.push((segments[i].item.clone(), text.span));
         }
     }
-    *reach = Exposure { weight: weight.value.max(before.weight), segments: joined.len() };
-    if *reach == before && s.table.is_some() {
+    *exposure = Exposure { weight: weight.value.max(before.weight), segments: joined.len() };
+    if *exposure == before && s.table.is_some() {
         let help = "give it a `weight` above that of the wave before, or `segments` that join";
         r.warn(&s.span, "a wave that lets nobody in", "it only waits", Some(help.into()));
     }
     let called = match (given, names.is_empty()) {
-        (true, _) => reach.weight.to_string(),
+        (true, _) => exposure.weight.to_string(),
         (false, false) => names.join("+"),
         (false, true) => (position + 1).to_string(),
     };
     let users_min = r.integer(s, "users_min");
     let listed = |s: &Segment| s.header.is_none() && s.networks.is_empty();
-    if reach.weight == Weight::ZERO && joined.iter().all(|(s, _)| listed(s)) {
+    if exposure.weight == Weight::ZERO && joined.iter().all(|(s, _)| listed(s)) {
         let users: usize = joined.iter().map(|(s, _)| s.users.len()).sum();
         if (users as u64) < users_min {
             let span = r.value(s, "users_min").map_or(s.span.clone(), Spanned::span);
@@ -139,8 +139,8 @@ fn wave(
     }
     Wave {
         name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
-        reach: *reach,
-        until_complete: *reach,
+        exposure: *exposure,
+        until_complete: *exposure,
         bake: r.duration(s, "bake"),
         requests_min: r.integer(s, "requests_min"),
         users_min,
@@ -222,11 +222,11 @@ requests_min = 9000
 "#,
         )
         .unwrap();
-        let release = &checked.plan.releases[0];
+        let release = &checked.config.releases[0];
         let told: Vec<_> = release
             .waves
             .iter()
-            .map(|w| (w.name.as_str(), w.reach.weight.to_string(), w.reach.segments, w.bake.as_secs()))
+            .map(|w| (w.name.as_str(), w.exposure.weight.to_string(), w.exposure.segments, w.bake.as_secs()))
             .collect();
         assert_eq!(
             told,
@@ -285,15 +285,15 @@ requests_min = 9000
             "holdback = \"1%\"\n[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"100%\"";
         let checked = check(plan).unwrap();
         assert!(!checked.warnings.lines().iter().any(|w| w.contains("holdback")));
-        let release = &checked.plan.releases[0];
+        let release = &checked.config.releases[0];
         let told = |w: &crate::domain::wave::Wave| (w.until_complete.weight.to_string(), w.controlled());
         let waves: Vec<_> = release.waves.iter().map(told).collect();
         assert_eq!(waves, [("5%".to_owned(), true), ("99%".to_owned(), true)]);
         assert_eq!((release.weight, release.soak.as_secs()), (Weight::FULL, 7 * 86_400));
         let by_hand = check("holdback = \"1%\"\nweight = \"100%\"").unwrap();
-        let reach = by_hand.plan.releases[0].course();
+        let exposure = by_hand.config.releases[0].strategy();
         let most = crate::domain::wave::Exposure { weight: Weight::from_parts(990_000), segments: 0 };
-        assert_eq!(reach, crate::domain::wave::Strategy::ByHand(most));
+        assert_eq!(exposure, crate::domain::wave::Strategy::ByHand(most));
     }
 
     #[test]

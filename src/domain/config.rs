@@ -652,10 +652,10 @@ impl Config {
 }
 
 impl Release {
-    pub fn course(&self) -> Strategy<'_> {
+    pub fn strategy(&self) -> Strategy<'_> {
         if self.waves.is_empty() {
-            let reach = Exposure { weight: self.weight, segments: self.segments.len() };
-            Strategy::ByHand(reach.held_back(self.holdback))
+            let exposure = Exposure { weight: self.weight, segments: self.segments.len() };
+            Strategy::ByHand(exposure.held_back(self.holdback))
         } else {
             Strategy::Waves(&self.waves)
         }
@@ -667,8 +667,8 @@ impl Release {
     }
 
     /// Every server of `new`, as a trip records them.
-    pub fn new_servers(&self, plan: &Config) -> Vec<String> {
-        servers(plan, self.new)
+    pub fn new_servers(&self, config: &Config) -> Vec<String> {
+        servers(config, self.new)
     }
 
     /// The versions of the releases of `before` that `after` does not name.
@@ -678,15 +678,15 @@ impl Release {
     }
 
     /// The servers behind both arms.
-    pub fn versions(&self, plan: &Config) -> Versions {
+    pub fn versions(&self, config: &Config) -> Versions {
         Versions {
-            stable: servers(plan, self.stable),
-            new: servers(plan, self.new),
+            stable: servers(config, self.stable),
+            new: servers(config, self.new),
             same_declared: self.same_version,
         }
     }
 }
 
-fn servers(plan: &Config, upstream: usize) -> Vec<String> {
-    plan.upstreams[upstream].servers.iter().map(Server::to_string).collect()
+fn servers(config: &Config, upstream: usize) -> Vec<String> {
+    config.upstreams[upstream].servers.iter().map(Server::to_string).collect()
 }

@@ -65,7 +65,7 @@ impl Effective {
     pub fn weight(self) -> Weight {
         match self {
             Effective::Held => Weight::ZERO,
-            Effective::At(reach) => reach.weight,
+            Effective::At(exposure) => exposure.weight,
         }
     }
 }

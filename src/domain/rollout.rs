@@ -86,12 +86,12 @@ impl ReleaseState {
     }
 
     /// The reach that the file gives at this point of its plan.
-    pub fn reach(&self, course: Strategy<'_>) -> Exposure {
-        match course {
-            Strategy::ByHand(reach) => reach,
+    pub fn exposure(&self, strategy: Strategy<'_>) -> Exposure {
+        match strategy {
+            Strategy::ByHand(exposure) => exposure,
             Strategy::Waves(waves) => self.present(waves).map_or(Exposure::NOBODY, |i| {
                 let finished = self.progress.as_ref().is_some_and(|p| p.finished);
-                if finished { waves[i].reach } else { waves[i].until_complete }
+                if finished { waves[i].exposure } else { waves[i].until_complete }
             }),
         }
     }
@@ -216,7 +216,7 @@ pub enum RolloutInput<'a> {
     /// A file was applied. `standing`: the reach in force before it, if known.
     Configure {
         attempt: u64,
-        course: Strategy<'a>,
+        strategy: Strategy<'a>,
         standing: Exposure,
         versions: Versions,
         change: VersionChange,
@@ -227,7 +227,7 @@ pub enum RolloutInput<'a> {
     Freeze(Freeze),
     /// `grayling.stop` exists.
     Stop {
-        course: Strategy<'a>,
+        strategy: Strategy<'a>,
     },
     /// A person ends one hold of the release.
     /// `at`: the wave in which it continues after a rollback; `None`: the current one.
@@ -284,26 +284,26 @@ pub enum RolloutStep {
     Finished,
 }
 
-pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, RolloutStep) {
-    let mut next = memory.clone();
+pub fn step(release_state: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, RolloutStep) {
+    let mut next = release_state.clone();
     match input {
-        RolloutInput::Configure { attempt, course, versions, change, .. }
-            if memory.attempt != 0 && attempt > memory.attempt =>
+        RolloutInput::Configure { attempt, strategy, versions, change, .. }
+            if release_state.attempt != 0 && attempt > release_state.attempt =>
         {
-            let awaits = change.holds(course).or(memory.awaits);
-            let maintenance = memory.maintenance.clone();
+            let awaits = change.holds(strategy).or(release_state.awaits);
+            let maintenance = release_state.maintenance.clone();
             (
                 ReleaseState { attempt, awaits, versions, maintenance, ..ReleaseState::default() },
                 RolloutStep::Rearmed,
             )
         }
-        RolloutInput::Configure { attempt, course, versions, change, .. } if change.is_another() => {
-            let attempt = memory.attempt.max(attempt);
-            let (trip, mut freeze) = (memory.trip.clone(), memory.freeze.clone());
+        RolloutInput::Configure { attempt, strategy, versions, change, .. } if change.is_another() => {
+            let attempt = release_state.attempt.max(attempt);
+            let (trip, mut freeze) = (release_state.trip.clone(), release_state.freeze.clone());
             // It begins at 0%, and a standing freeze never raises that.
             freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
-            let awaits = change.holds(course).or(memory.awaits);
-            let maintenance = memory.maintenance.clone();
+            let awaits = change.holds(strategy).or(release_state.awaits);
+            let maintenance = release_state.maintenance.clone();
             let next = ReleaseState {
                 attempt,
                 trip,
@@ -315,33 +315,33 @@ pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, Ro
             };
             (next, RolloutStep::VersionBegun)
         }
-        RolloutInput::Configure { attempt, course, standing, versions, weight_edited, .. } => {
-            let what = if memory.attempt == 0 { RolloutStep::Met } else { RolloutStep::Unchanged };
+        RolloutInput::Configure { attempt, strategy, standing, versions, weight_edited, .. } => {
+            let what = if release_state.attempt == 0 { RolloutStep::Met } else { RolloutStep::Unchanged };
             next.attempt = next.attempt.max(attempt);
             // The same build on other servers: the trip covers those, too.
             if let Some(trip) = &mut next.trip {
-                let moved = versions.new.iter().filter(|server| !memory.versions.new.contains(server));
+                let moved = versions.new.iter().filter(|server| !release_state.versions.new.contains(server));
                 trip.servers.extend(moved.cloned());
                 trip.servers.sort();
                 trip.servers.dedup();
             }
             next.versions = versions;
-            next.progress = PlanProgress::under(memory.progress.as_ref(), course, standing);
+            next.progress = PlanProgress::under(release_state.progress.as_ref(), strategy, standing);
             // A person has chosen a weight for the waiting version.
             if weight_edited && next.awaits == Some(ManualHold::NewVersion) {
                 next.awaits = None;
             }
-            if let Strategy::ByHand(_) = course {
+            if let Strategy::ByHand(_) = strategy {
                 next.pause = None;
             }
             // Frozen: a lower weight takes effect, and nothing raises it again.
-            let weight = next.reach(course).weight;
+            let weight = next.exposure(strategy).weight;
             if let Some(freeze) = &mut next.freeze {
                 freeze.weight = freeze.weight.min(weight);
             }
             (next, what)
         }
-        RolloutInput::Trip(_) if memory.trip.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Trip(_) if release_state.trip.is_some() => (next, RolloutStep::Unchanged),
         RolloutInput::Trip(trip) => {
             next.trip = Some(trip);
             (next, RolloutStep::Tripped)
@@ -352,22 +352,24 @@ pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, Ro
             }
             (next, RolloutStep::Unchanged)
         }
-        RolloutInput::Freeze(_) if memory.trip.is_some() || memory.freeze.is_some() => {
+        RolloutInput::Freeze(_) if release_state.trip.is_some() || release_state.freeze.is_some() => {
             (next, RolloutStep::Unchanged)
         }
         RolloutInput::Freeze(freeze) => {
             next.freeze = Some(freeze);
             (next, RolloutStep::Frozen)
         }
-        RolloutInput::Stop { course } => {
+        RolloutInput::Stop { strategy } => {
             // Also during a trip: if that is lifted while the file exists, removing the file must
             // let no user in.
-            if course != Strategy::ByHand(Exposure::NOBODY) {
+            if strategy != Strategy::ByHand(Exposure::NOBODY) {
                 next.awaits.get_or_insert(ManualHold::StopFile);
             }
             (next, RolloutStep::Unchanged)
         }
-        RolloutInput::Resume { ends, .. } if !memory.ends().contains(&ends) => (next, RolloutStep::Unchanged),
+        RolloutInput::Resume { ends, .. } if !release_state.ends().contains(&ends) => {
+            (next, RolloutStep::Unchanged)
+        }
         RolloutInput::Resume { ends: HoldKind::Pause, .. } => {
             next.pause = None;
             (next, RolloutStep::Unpaused)
@@ -390,12 +392,12 @@ pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, Ro
             }
             (next, RolloutStep::Resumed)
         }
-        RolloutInput::Pause(_) if memory.pause.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Pause(_) if release_state.pause.is_some() => (next, RolloutStep::Unchanged),
         RolloutInput::Pause(pause) => {
             next.pause = Some(pause);
             (next, RolloutStep::Paused)
         }
-        RolloutInput::Maintain(_) if memory.trip.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Maintain(_) if release_state.trip.is_some() => (next, RolloutStep::Unchanged),
         RolloutInput::Maintain(maintenance) => {
             next.maintenance = Some(maintenance);
             (next, RolloutStep::Maintained)
@@ -405,25 +407,27 @@ pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, Ro
             None => (next, RolloutStep::Unchanged),
         },
         RolloutInput::Open { opener, .. }
-            if memory.is_held()
-                || memory.maintenance.is_some()
-                || (opener == Opener::Gates && memory.pause.is_some()) =>
+            if release_state.is_held()
+                || release_state.maintenance.is_some()
+                || (opener == Opener::Gates && release_state.pause.is_some()) =>
         {
             (next, RolloutStep::Unchanged)
         }
         RolloutInput::Open { waves, .. } => {
-            let index = memory.present(waves).map_or(0, |i| i + 1);
+            let index = release_state.present(waves).map_or(0, |i| i + 1);
             let Some(wave) = waves.get(index) else { return (next, RolloutStep::Unchanged) };
             next.progress = Some(PlanProgress::entering(wave));
             (next, RolloutStep::Opened(index))
         }
         RolloutInput::Finish { .. }
-            if memory.is_held() || memory.pause.is_some() || memory.maintenance.is_some() =>
+            if release_state.is_held()
+                || release_state.pause.is_some()
+                || release_state.maintenance.is_some() =>
         {
             (next, RolloutStep::Unchanged)
         }
         RolloutInput::Finish { waves } => {
-            let last = memory.present(waves).is_some_and(|i| i + 1 == waves.len());
+            let last = release_state.present(waves).is_some_and(|i| i + 1 == waves.len());
             match next.progress.as_mut().filter(|p| last && !p.finished) {
                 Some(progress) => progress.finished = true,
                 None => return (next, RolloutStep::Unchanged),
@@ -510,26 +514,27 @@ impl Hold {
 
 /// The force for a release whose file gives `reach` and `attempt`; and the hold, if that is less.
 pub fn effective(
-    memory: &ReleaseState,
-    reach: Exposure,
+    release_state: &ReleaseState,
+    exposure: Exposure,
     attempt: u64,
     now: Conditions,
 ) -> (Effective, Option<Hold>) {
-    let held = if memory.trip.is_some() {
+    let held = if release_state.trip.is_some() {
         Some(Hold::Tripped)
     } else if now.stop_file {
         Some(Hold::StopFile)
-    } else if attempt < memory.attempt {
-        Some(Hold::AttemptOld { seen: memory.attempt })
+    } else if attempt < release_state.attempt {
+        Some(Hold::AttemptOld { seen: release_state.attempt })
     } else {
-        memory.awaits.map(Hold::Awaits)
+        release_state.awaits.map(Hold::Awaits)
     };
-    match (held, &memory.freeze) {
+    match (held, &release_state.freeze) {
         (Some(hold), _) => (Effective::Held, Some(hold)),
-        (None, Some(freeze)) => {
-            (Effective::At(Exposure { weight: reach.weight.min(freeze.weight), ..reach }), Some(Hold::Frozen))
-        }
-        (None, None) => (Effective::At(reach), None),
+        (None, Some(freeze)) => (
+            Effective::At(Exposure { weight: exposure.weight.min(freeze.weight), ..exposure }),
+            Some(Hold::Frozen),
+        ),
+        (None, None) => (Effective::At(exposure), None),
     }
 }
 
@@ -567,21 +572,21 @@ impl RolloutState {
 
     /// The last one that applies.
     pub fn of(
-        memory: &ReleaseState,
-        course: Strategy<'_>,
+        release_state: &ReleaseState,
+        strategy: Strategy<'_>,
         hold: Option<&Hold>,
         effective: Effective,
     ) -> RolloutState {
-        let finished = match course {
+        let finished = match strategy {
             Strategy::ByHand(_) => effective.weight() == Weight::FULL,
-            Strategy::Waves(_) => memory.progress.as_ref().is_some_and(|p| p.finished),
+            Strategy::Waves(_) => release_state.progress.as_ref().is_some_and(|p| p.finished),
         };
-        let waits = matches!(course, Strategy::Waves(_)) && memory.progress.is_none();
+        let waits = matches!(strategy, Strategy::Waves(_)) && release_state.progress.is_none();
         match hold {
-            _ if memory.trip.is_some() => RolloutState::RolledBack,
+            _ if release_state.trip.is_some() => RolloutState::RolledBack,
             Some(Hold::Frozen) => RolloutState::Frozen,
             None if finished => RolloutState::Complete,
-            _ if memory.pause.is_some() => RolloutState::Paused,
+            _ if release_state.pause.is_some() => RolloutState::Paused,
             Some(_) => RolloutState::Pending,
             None if waits => RolloutState::Pending,
             None => RolloutState::Progressing,

@@ -30,7 +30,7 @@ impl Exposure {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wave {
     pub name: String,
-    pub reach: Exposure,
+    pub exposure: Exposure,
     /// The same until the release is complete: without the users that `holdback` keeps on stable.
     pub until_complete: Exposure,
     /// The wave is judged once the watchdog has watched it for this long; a restart keeps that
@@ -64,7 +64,7 @@ impl Strategy<'_> {
     /// Would the file let users in without a person's decision?
     pub fn lets_in(self) -> bool {
         match self {
-            Strategy::ByHand(reach) => reach != Exposure::NOBODY,
+            Strategy::ByHand(exposure) => exposure != Exposure::NOBODY,
             Strategy::Waves(waves) => waves.first().is_some_and(|wave| wave.promotion == Promotion::Auto),
         }
     }
@@ -78,7 +78,7 @@ impl Wave {
 
     /// The share of users that is kept on stable until the release is complete.
     pub fn holds_back(&self) -> Weight {
-        Weight::from_parts(self.reach.weight.parts() - self.until_complete.weight.parts())
+        Weight::from_parts(self.exposure.weight.parts() - self.until_complete.weight.parts())
     }
 }
 
@@ -93,7 +93,9 @@ pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Promotion> {
 
 /// The first wave that has a user in `new`: a user of this bucket and this segment (by index).
 pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Option<usize> {
-    waves.iter().position(|w| w.reach.weight.holds(bucket) || segment.is_some_and(|s| s < w.reach.segments))
+    waves
+        .iter()
+        .position(|w| w.exposure.weight.holds(bucket) || segment.is_some_and(|s| s < w.exposure.segments))
 }
 
 #[cfg(test)]
@@ -104,21 +106,21 @@ pub(crate) mod tests {
     /// weight is a segment that joins, `5%=3%` has the name 5% and the weight 3%, `100%-1%` holds
     /// 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
-        let mut reach = Exposure::NOBODY;
+        let mut exposure = Exposure::NOBODY;
         let wave = |word: &str| {
             let mut parts = word.split(':');
             let called = parts.next().unwrap_or_default();
             let (name, weight) = called.split_once('=').unwrap_or((called, called));
             let (weight, back) = weight.split_once('-').unwrap_or((weight, "0%"));
             match Weight::parse(weight) {
-                Ok(weight) => reach.weight = weight,
-                Err(_) => reach.segments += 1,
+                Ok(weight) => exposure.weight = weight,
+                Err(_) => exposure.segments += 1,
             }
             let bake = parts.next().and_then(|m| m.strip_suffix('m')?.parse::<u64>().ok());
             Wave {
                 name: name.to_owned(),
-                reach,
-                until_complete: reach.held_back(Weight::parse(back).unwrap()),
+                exposure,
+                until_complete: exposure.held_back(Weight::parse(back).unwrap()),
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,

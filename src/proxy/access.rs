@@ -42,17 +42,17 @@ pub struct LoggedUser {
 impl LoggedUser {
     pub fn new(
         worker: &Worker,
-        plan: &Config,
+        config: &Config,
         user_id: Option<&[u8]>,
         user_hash: Option<u64>,
         decided: Option<&Decided>,
     ) -> LoggedUser {
-        let lists_clear = plan.state.failed_users == FailedUserIds::Clear;
+        let lists_clear = config.state.failed_users == FailedUserIds::Clear;
         let on_new = decided.is_some_and(|d| d.arm == Arm::New);
         LoggedUser {
-            hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed_users::hashed(&key, id)),
+            hash: user_id.zip(worker.user_key(&config.log)).map(|(id, key)| failed_users::hashed(&key, id)),
             clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::new),
-            sampled: worker.is_sampled(plan.log.sample, user_hash),
+            sampled: worker.is_sampled(config.log.sample, user_hash),
         }
     }
 }

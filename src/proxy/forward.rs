@@ -41,7 +41,7 @@ pub struct PreparedRequest {
 impl PreparedRequest {
     /// How long it may wait for its response head after its client has left.
     pub fn abandoned_max(&self) -> Duration {
-        let limits = &self.record.snapshot().plan.limits;
+        let limits = &self.record.snapshot().config.limits;
         limits.abandoned_max.unwrap_or(self.upstream.config.response_timeout)
     }
 }

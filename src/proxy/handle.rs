@@ -91,21 +91,21 @@ fn prepare(
 ) -> Result<PreparedRequest, RequestError> {
     let began = clock::now();
     let snapshot = worker.shared.snapshot();
-    let plan = &snapshot.plan;
+    let config = &snapshot.config;
     let (mut head, body) = request.into_parts();
     let http1 = head.version != Version::HTTP_2;
 
-    let Admitted { room, facts } = admit(worker, plan, &mut head, &body)?;
+    let Admitted { room, facts } = admit(worker, config, &mut head, &body)?;
     let routed = route(&snapshot, &head)?;
-    let sender = identify(client, plan, &head, &routed);
+    let sender = identify(client, config, &head, &routed);
     let decided = decide(&snapshot, &head, &routed, &sender);
 
     let logged_user =
-        LoggedUser::new(worker, plan, sender.user_id.as_deref(), sender.user_hash, decided.as_ref());
+        LoggedUser::new(worker, config, sender.user_id.as_deref(), sender.user_hash, decided.as_ref());
     let normal_uri = routed.normal_uri(&head);
     let Sender { peer, address, user_hash, .. } = sender;
     let Routed { route, target, host, .. } = routed;
-    let traced = plan.traces.as_ref().and_then(|traces| {
+    let traced = config.traces.as_ref().and_then(|traces| {
         let candidate = Candidate { peer, user_hash, method: &head.method, route };
         trace::begin_trace(worker, &snapshot, traces, &mut head.headers, candidate)
     });
@@ -122,7 +122,7 @@ fn prepare(
         user: logged_user,
         grpc: rewritten.grpc,
     };
-    let body_idle_timeout = (!log_context.grpc).then_some(plan.limits.body_idle_timeout);
+    let body_idle_timeout = (!log_context.grpc).then_some(config.limits.body_idle_timeout);
     let upstream = destination.upstream.clone();
     let record = RequestRecord::open(RecordOpening {
         worker: worker.clone(),
@@ -151,12 +151,12 @@ struct Admitted {
 /// Takes room for the request, and refuses a request that servers may read differently.
 fn admit(
     worker: &Worker,
-    plan: &Config,
+    config: &Config,
     head: &mut Parts,
     body: &Incoming,
 ) -> Result<Admitted, RequestError> {
-    let room = worker.take_request_room(&plan.limits).ok_or(RequestError::Overload)?;
-    let facts = validate::validate_head(head, body, &plan.identity, &plan.limits)?;
+    let room = worker.take_request_room(&config.limits).ok_or(RequestError::Overload)?;
+    let facts = validate::validate_head(head, body, &config.identity, &config.limits)?;
     if facts.reserved {
         headers::drop_reserved(&mut head.headers);
     }
@@ -209,8 +209,8 @@ struct Sender<'a> {
 }
 
 /// Finds out who sends the request: the client's address, and the user.
-fn identify<'a>(client: &'a Client, plan: &Config, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
-    let trusted = |ip| plan.listen.trusts(ip);
+fn identify<'a>(client: &'a Client, config: &Config, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
+    let trusted = |ip| config.listen.trusts(ip);
     let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
     let address = match peer {
         Peer::Trusted => headers::forwarded_address(&head.headers, trusted).unwrap_or(client.address),
@@ -219,7 +219,7 @@ fn identify<'a>(client: &'a Client, plan: &Config, head: &'a Parts, routed: &'a 
     let user_id = match routed.target {
         Target::Release(_) => {
             let names = client.names.as_ref();
-            identity::user_id(&plan.identity, &head.headers, &head.uri, &routed.path, names)
+            identity::user_id(&config.identity, &head.headers, &head.uri, &routed.path, names)
         }
         Target::Upstream(_) => None,
     };

@@ -86,7 +86,7 @@ async fn accept_all(
         spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage);
     }
     drop((http, https));
-    let drain = worker.shared.snapshot().plan.limits.drain;
+    let drain = worker.shared.snapshot().config.limits.drain;
     let finished = async {
         while connections.join_next().await.is_some() {}
         while let Some(detached) = worker.next_detached() {
@@ -113,7 +113,7 @@ fn spawn_connection(
     stage: &watch::Receiver<ServingStage>,
 ) {
     let snapshot = worker.shared.snapshot();
-    let limits = &snapshot.plan.limits;
+    let limits = &snapshot.config.limits;
     let room = limits.connections.min(worker.shared.connections.limit.load(Relaxed));
     let before = worker.shared.gauges.connections.fetch_add(1, Relaxed);
     worker.shared.gauges.connections_most.fetch_max(before + 1, Relaxed);
@@ -125,7 +125,7 @@ fn spawn_connection(
         }
         return;
     }
-    let tls = match (kind, &snapshot.plan.tls) {
+    let tls = match (kind, &snapshot.config.tls) {
         (ListenerKind::Http, _) => None,
         (ListenerKind::Https, Some(tls)) => Some(tls.server.config.clone()),
         // No plan that removes [tls] from a listener comes into force.
@@ -136,7 +136,7 @@ fn spawn_connection(
     };
     let counted = Counted(worker.shared.clone());
     let address = address.to_canonical();
-    let listen = &snapshot.plan.listen;
+    let listen = &snapshot.config.listen;
     let announced = listen.proxy_protocol && listen.trusts(address);
     let arrival = Arrival { stream, address, announced, tls, counted };
     connections.spawn_local(connection::run(worker.clone(), arrival, limits.clone(), stage.clone()));

@@ -109,7 +109,7 @@ impl OnNew {
     /// Cancels the exchanges whose time after a hold is over. Returns the next such time
     /// (monotonic).
     pub fn cancel_overdue(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
-        let grace = snapshot.plan.limits.stream_grace;
+        let grace = snapshot.config.limits.stream_grace;
         let named =
             |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.counters, &group.counters));
         let mut groups = self.groups.borrow_mut();

@@ -22,7 +22,7 @@ use crate::runtime::event_ring::{EventTicket, RequestArrival};
 use crate::runtime::snapshot::{ReleaseSnapshot, RouteCounts, Snapshot};
 use crate::runtime::traces::{AttemptResult, TracedDecision, TracedExchange};
 use crate::stats::arm::Arm;
-use crate::stats::engine::{EventKind, SERVERS_MAX, size_class};
+use crate::stats::engine::{EventKind, SERVER_NUMBER_MAX, size_class};
 use crate::store::failed_users::{self, FailedUserId, UserFailure};
 use crate::telemetry::clock;
 use crate::telemetry::counters::{AnswerClass, WorkerArmCounters};
@@ -171,7 +171,7 @@ impl RequestRecord {
     /// Records the server that gets it. If the request was received whole, the upstream is timed
     /// from now.
     pub fn assign_server(&mut self, server: usize, now: Duration) {
-        let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
+        let server = u8::try_from(server).unwrap_or(SERVER_NUMBER_MAX);
         self.server = Some(server);
         if let EventSlot::Waits(ticket) = &mut self.event_slot {
             self.worker.shared.events.moves(ticket, server);
@@ -238,7 +238,7 @@ impl RequestRecord {
 
     /// The arm that answers, if the config exposes it to clients.
     pub fn exposed_arm(&self) -> Option<Arm> {
-        let expose = self.snapshot.plan.listen.expose_arm;
+        let expose = self.snapshot.config.listen.expose_arm;
         self.serving_arm().filter(|_| expose)
     }
 
@@ -424,7 +424,7 @@ impl RequestRecord {
         let cancelled = self.is_cancelled();
         self.on_new = None;
         let took = now.saturating_sub(self.began);
-        let log = &self.snapshot.plan.log;
+        let log = &self.snapshot.config.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
         if failed || self.log_context.user.sampled || took >= log.slow {
             let record = AccessRecord {
@@ -442,7 +442,7 @@ impl RequestRecord {
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
                 detail,
             };
-            let identity = &self.snapshot.plan.identity;
+            let identity = &self.snapshot.config.identity;
             self.worker.shared.log.line(access::format_line(&record, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
@@ -503,7 +503,7 @@ impl RequestRecord {
             attempt: running.release.attempt,
             evidence_id: running.evidence_id,
             number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
-            id: match self.snapshot.plan.state.failed_users {
+            id: match self.snapshot.config.state.failed_users {
                 FailedUserIds::Hashed => {
                     log_context.user.hash.as_deref().map(|hash| FailedUserId::Hash(hash.to_owned()))
                 }
@@ -542,7 +542,7 @@ impl RequestRecord {
                 counts.failures.add(1);
             }
             // A cancelled request is no sample of the response time.
-            if outcome != Outcome::Cancelled && self.snapshot.plan.metrics == MetricsDetail::Full {
+            if outcome != Outcome::Cancelled && self.snapshot.config.metrics == MetricsDetail::Full {
                 counts.duration.record(now.saturating_sub(self.began));
             }
         });

@@ -18,7 +18,7 @@ pub fn find_route(
     let find = |path: &str| snapshot.table.find(host, path, method);
     let route = find(&reading.normal);
     if let Some(lenient) = &reading.lenient {
-        let has_path = |route: Option<usize>| route.is_some_and(|r| snapshot.plan.routes[r].path != "/");
+        let has_path = |route: Option<usize>| route.is_some_and(|r| snapshot.config.routes[r].path != "/");
         if has_path(route) || has_path(find(lenient)) {
             return Err(RequestError::BadRequest("an ambiguous path"));
         }

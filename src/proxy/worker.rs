@@ -141,7 +141,7 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP).await;
             let snapshot = self.shared.snapshot();
-            let longest = snapshot.plan.upstreams.iter().map(|u| u.connection_idle).max();
+            let longest = snapshot.config.upstreams.iter().map(|u| u.connection_idle).max();
             self.pools.sweep(longest.unwrap_or(Duration::ZERO));
         }
     }

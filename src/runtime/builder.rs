@@ -66,18 +66,23 @@ impl SnapshotBuilder {
         Conditions { stop_file: self.stop_file }
     }
 
-    fn memory(&self, release: &Release) -> ReleaseState {
+    fn release_state(&self, release: &Release) -> ReleaseState {
         self.image.releases.get(&release.name).cloned().unwrap_or_default()
     }
 
-    fn effective(&self, release: &Release, memory: &ReleaseState) -> (Effective, Option<Hold>, RolloutState) {
-        let course = release.course();
-        let reach = memory.reach(course);
-        let (mut effective, mut hold) = rollout::effective(memory, reach, release.attempt, self.now());
-        if let (Some(by), None) = (self.barred_by(&release.name), &memory.trip) {
+    fn effective(
+        &self,
+        release: &Release,
+        release_state: &ReleaseState,
+    ) -> (Effective, Option<Hold>, RolloutState) {
+        let strategy = release.strategy();
+        let exposure = release_state.exposure(strategy);
+        let (mut effective, mut hold) =
+            rollout::effective(release_state, exposure, release.attempt, self.now());
+        if let (Some(by), None) = (self.barred_by(&release.name), &release_state.trip) {
             (effective, hold) = (Effective::Held, Some(Hold::Barred { by }));
         }
-        let state = RolloutState::of(memory, course, hold.as_ref(), effective);
+        let state = RolloutState::of(release_state, strategy, hold.as_ref(), effective);
         (effective, hold, state)
     }
 
@@ -85,53 +90,55 @@ impl SnapshotBuilder {
     /// `before`: the snapshot in force until now.
     pub(super) fn meet(
         &mut self,
-        plan: &Config,
+        config: &Config,
         release: &Release,
         before: Option<&Snapshot>,
     ) -> RolloutStep {
-        let (next, what) = self.met(plan, release, before);
+        let (next, what) = self.met(config, release, before);
         self.image.releases.insert(release.name.clone(), next);
         what
     }
 
     fn met(
         &self,
-        plan: &Config,
+        config: &Config,
         release: &Release,
         before: Option<&Snapshot>,
     ) -> (ReleaseState, RolloutStep) {
         let stranger = self.stranger();
-        let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
+        let release_state = self.image.releases.get(&release.name).unwrap_or(&stranger);
         let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
         let standing = match old.map(|r| r.effective) {
-            Some(Effective::At(reach)) => reach,
+            Some(Effective::At(exposure)) => exposure,
             Some(Effective::Held) | None => Exposure::NOBODY,
         };
-        let (attempt, course) = (release.attempt, release.course());
-        let was = before.map(|_| self.version_standing(old, memory));
-        let versions = release.versions(plan);
+        let (attempt, strategy) = (release.attempt, release.strategy());
+        let was = before.map(|_| self.version_standing(old, release_state));
+        let versions = release.versions(config);
         let renamed = |before: &Snapshot| {
-            memory.attempt == 0 && version::takes_place(Release::removed(&before.plan, plan), &versions)
+            release_state.attempt == 0
+                && version::takes_place(Release::removed(&before.config, config), &versions)
         };
         let change = match before {
             Some(before) if old.is_none() && renamed(before) => VersionChange::Declared,
-            _ => memory.versions.change(&versions, attempt > memory.attempt, was),
+            _ => release_state.versions.change(&versions, attempt > release_state.attempt, was),
         };
         let weight_edited = old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
         let configured =
-            RolloutInput::Configure { attempt, course, standing, versions, change, weight_edited };
-        let (mut next, what) = rollout::step(memory, configured);
+            RolloutInput::Configure { attempt, strategy, standing, versions, change, weight_edited };
+        let (mut next, what) = rollout::step(release_state, configured);
         if self.stop_file {
-            next = rollout::step(&next, RolloutInput::Stop { course }).0;
+            next = rollout::step(&next, RolloutInput::Stop { strategy }).0;
         }
         (next, what)
     }
 
     /// Applies the presence of `grayling.stop` to each release.
-    pub(super) fn hold_by_stop_file(&mut self, plan: &Config) {
-        for release in &plan.releases {
-            if let Some(memory) = self.image.releases.get_mut(&release.name) {
-                *memory = rollout::step(memory, RolloutInput::Stop { course: release.course() }).0;
+    pub(super) fn hold_by_stop_file(&mut self, config: &Config) {
+        for release in &config.releases {
+            if let Some(release_state) = self.image.releases.get_mut(&release.name) {
+                *release_state =
+                    rollout::step(release_state, RolloutInput::Stop { strategy: release.strategy() }).0;
             }
         }
     }
@@ -141,10 +148,10 @@ impl SnapshotBuilder {
     fn version_standing(
         &self,
         running: Option<&Arc<ReleaseSnapshot>>,
-        memory: &ReleaseState,
+        release_state: &ReleaseState,
     ) -> version::VersionState {
-        let reach = match running.map(|r| r.effective) {
-            Some(Effective::At(reach)) => reach,
+        let exposure = match running.map(|r| r.effective) {
+            Some(Effective::At(exposure)) => exposure,
             Some(Effective::Held) | None => Exposure::NOBODY,
         };
         let complete = running.is_some_and(|r| r.state == RolloutState::Complete);
@@ -153,18 +160,18 @@ impl SnapshotBuilder {
             // that one.
             Some(running) => {
                 let waits = Some(Hold::Awaits(ManualHold::NewVersion));
-                memory.guards_versions() || running.hold.is_some() && running.hold != waits
+                release_state.guards_versions() || running.hold.is_some() && running.hold != waits
             }
             // The file names it again after a removal: which version earned its weight is unknown.
-            None => memory.attempt != 0,
+            None => release_state.attempt != 0,
         };
-        version::VersionState { complete, reach, held }
+        version::VersionState { complete, exposure, held }
     }
 
     /// The snapshot for `plan`; counters, servers and evidence are carried over.
     pub(super) fn assemble(
         &mut self,
-        plan: Arc<Config>,
+        config: Arc<Config>,
         before: Option<(&Snapshot, &[(String, RolloutStep)])>,
         direct: &Arc<ArmCounters>,
         workers: usize,
@@ -174,13 +181,13 @@ impl SnapshotBuilder {
         let old_upstream = |name: &str| {
             old.and_then(|s| s.upstreams.iter().find(|u| u.config.name == name)).map(Arc::as_ref)
         };
-        let upstreams: Vec<_> = plan
+        let upstreams: Vec<_> = config
             .upstreams
             .iter()
             .map(|u| Arc::new(UpstreamState::new(u.clone(), old_upstream(&u.name))))
             .collect();
         let mut releases = vec![];
-        for (i, release) in plan.releases.iter().enumerate() {
+        for (i, release) in config.releases.iter().enumerate() {
             let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
             let evidence = match earlier {
                 Some(e) if begun(&release.name) || e.release.salt != release.salt => {
@@ -189,7 +196,7 @@ impl SnapshotBuilder {
                 _ => EvidenceEffect::Keeps,
             };
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
-            let strata = ReleaseSnapshot::strata(&plan, i);
+            let strata = ReleaseSnapshot::strata(&config, i);
             let before = earlier.map(Arc::as_ref);
             let running = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
             releases.push(Arc::new(running));
@@ -204,11 +211,11 @@ impl SnapshotBuilder {
         };
         let barred =
             |i: usize| self.barred.iter().any(|b| matches!(b, Block::Routes(routes) if routes.contains(&i)));
-        let barred: Vec<bool> = (0..plan.routes.len()).map(barred).collect();
-        let routes = plan.routes.iter().zip(barred).map(|(route, barred)| {
+        let barred: Vec<bool> = (0..config.routes.len()).map(barred).collect();
+        let routes = config.routes.iter().zip(barred).map(|(route, barred)| {
             let route_counts = match route.target {
                 Target::Release(i) => {
-                    let release = &plan.releases[i];
+                    let release = &config.releases[i];
                     RouteCounts::Release(Arm::BOTH.map(|arm| {
                         CohortLabel::all(release)
                             .map(|cohort| {
@@ -246,8 +253,8 @@ impl SnapshotBuilder {
         self.started = true;
         Snapshot {
             revision: old.map_or(1, |s| s.revision + 1),
-            table: Arc::new(RouteTable::new(&plan.routes)),
-            plan,
+            table: Arc::new(RouteTable::new(&config.routes)),
+            config,
             routes,
             upstreams,
             releases,
@@ -271,7 +278,7 @@ impl SnapshotBuilder {
         });
         Snapshot {
             revision: before.revision,
-            plan: before.plan.clone(),
+            config: before.config.clone(),
             table: before.table.clone(),
             routes: before.routes.clone(),
             upstreams: before.upstreams.clone(),
@@ -288,9 +295,10 @@ impl SnapshotBuilder {
         evidence: EvidenceEffect,
         workers: usize,
     ) -> ReleaseSnapshot {
-        let memory = self.memory(&release);
-        let (effective, hold, state) = self.effective(&release, &memory);
-        let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
+        let release_state = self.release_state(&release);
+        let (effective, hold, state) = self.effective(&release, &release_state);
+        let (exposure, present) =
+            (release_state.exposure(release.strategy()), release_state.present(&release.waves));
         let keep = before.filter(|_| evidence != EvidenceEffect::StartsAfresh);
         if let (Some(before), None) = (before, keep) {
             before.counters.breaker.renew();
@@ -322,17 +330,17 @@ impl SnapshotBuilder {
             .filter(|b| b.effective == effective && named(&b.release, b.present) == named(&release, present));
         let stage = match same_stage {
             Some(before) => before.stage,
-            None if !self.started && memory.stage > 0 => memory.stage,
+            None if !self.started && release_state.stage > 0 => release_state.stage,
             // Above every entry's number, so no stage saved under this name has the same one.
-            None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
+            None => 1 + release_state.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
         };
         let mut complete_since_ms = None;
-        if let Some(memory) = self.image.releases.get_mut(&release.name) {
-            memory.stage = stage;
-            memory.note_complete(state, clock::at_ms());
-            complete_since_ms = memory.complete_since_ms;
+        if let Some(release_state) = self.image.releases.get_mut(&release.name) {
+            release_state.stage = stage;
+            release_state.note_complete(state, clock::at_ms());
+            complete_since_ms = release_state.complete_since_ms;
         }
-        let maintenance = memory.maintenance.map(|of| {
+        let maintenance = release_state.maintenance.map(|of| {
             let until = self.maintained.entry(release.name.clone());
             let until = *until.or_insert_with(|| clock::now() + of.left(clock::at_ms()));
             (of, until)
@@ -346,10 +354,10 @@ impl SnapshotBuilder {
             effective,
             hold,
             state,
-            reach,
+            exposure,
             present,
-            finished: memory.progress.is_some_and(|p| p.finished),
-            paused: memory.pause.is_some(),
+            finished: release_state.progress.is_some_and(|p| p.finished),
+            paused: release_state.pause.is_some(),
             maintenance,
             stage,
             complete_since_ms,
@@ -374,10 +382,10 @@ impl SnapshotBuilder {
             let old = before.releases.iter().find(|r| r.release.name == *name);
             let weight_before = old.map_or(Weight::ZERO, |r| r.effective.weight());
             let weight_after = release.effective.weight();
-            let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
+            let configured = old.map(|r| r.exposure.weight) != Some(release.exposure.weight);
             let held = |r: &ReleaseSnapshot| r.effective == Effective::Held;
             let hold_changed = old.is_some_and(|old| held(old) != held(release));
-            let roll = MembershipIdentity::of(&release.release, release.reach, &after.plan.identity);
+            let roll = MembershipIdentity::of(&release.release, release.exposure, &after.config.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
             let kind = if begun == Some(RolloutStep::Rearmed) {
                 "attempt"
@@ -401,13 +409,13 @@ impl SnapshotBuilder {
                 "version" => {
                     format!(
                         "another version: {}; evidence starts afresh",
-                        release.release.versions(&after.plan)
+                        release.release.versions(&after.config)
                     )
                 }
                 _ => release.sentence(),
             };
-            let servers = release.release.versions(&after.plan);
-            let was = old.map(|old| old.release.versions(&before.plan));
+            let servers = release.release.versions(&after.config);
+            let was = old.map(|old| old.release.versions(&before.config));
             if kind == "attempt" && was.is_some_and(|was| was.change(&servers, true, None).is_another()) {
                 detail.push_str(&format!("; another version: {servers}"));
             }
@@ -472,16 +480,17 @@ impl SnapshotBuilder {
     /// The state of each release.
     pub(super) fn standings(&self, now: &Snapshot) -> Standings {
         let mut releases: BTreeMap<String, ReleaseStanding> = BTreeMap::new();
-        for (name, memory) in &self.image.releases {
-            let standing = ReleaseStanding { memory: memory.clone(), ..ReleaseStanding::default() };
+        for (name, release_state) in &self.image.releases {
+            let standing =
+                ReleaseStanding { release_state: release_state.clone(), ..ReleaseStanding::default() };
             releases.insert(name.clone(), standing);
         }
         for running in &now.releases {
             let standing = releases.entry(running.release.name.clone()).or_default();
-            if let Effective::At(reach) = running.effective {
-                standing.reach = reach;
+            if let Effective::At(exposure) = running.effective {
+                standing.exposure = exposure;
             }
-            standing.version = self.version_standing(Some(running), &standing.memory);
+            standing.version = self.version_standing(Some(running), &standing.release_state);
             standing.barred_by = self.barred_by(&running.release.name);
         }
         Standings { releases, stranger: self.stranger(), now: self.now() }
@@ -512,11 +521,11 @@ impl SnapshotBuilder {
                 let held = running.effective == Effective::Held;
                 entry.held = Some(held);
                 entry.under_way = running.counters.under_way.found_by_hold(held);
-                let (release, identity) = (&running.release, &next.plan.identity);
-                let roll = MembershipIdentity::of(release, running.reach, identity);
+                let (release, identity) = (&running.release, &next.config.identity);
+                let roll = MembershipIdentity::of(release, running.exposure, identity);
                 if self.told.get(name) != Some(&roll) {
                     self.told.insert(name.clone(), roll);
-                    entry.membership = Some(Membership::of(release, running.reach, identity, &self.key));
+                    entry.membership = Some(Membership::of(release, running.exposure, identity, &self.key));
                 }
             }
             (None, Some(name)) => {
@@ -532,8 +541,9 @@ impl SnapshotBuilder {
             self.image.ledger.hash = entry.hash.clone();
         }
         self.image.ledger.n = entry.n;
-        if let Some(memory) = entry.release.as_ref().and_then(|name| self.image.releases.get_mut(name)) {
-            memory.number(entry.n);
+        if let Some(release_state) = entry.release.as_ref().and_then(|name| self.image.releases.get_mut(name))
+        {
+            release_state.number(entry.n);
         }
         let recent = &mut self.image.recent;
         recent.push(entry.clone());
@@ -547,7 +557,7 @@ impl SnapshotBuilder {
 fn in_force(release: &Release, effective: Effective) -> &[Arc<Segment>] {
     match effective {
         Effective::Held => &[],
-        Effective::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
+        Effective::At(exposure) => &release.segments[..exposure.segments.min(release.segments.len())],
     }
 }
 

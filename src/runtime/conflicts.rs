@@ -52,14 +52,14 @@ pub struct Conflict {
     pub bars: Block,
 }
 
-fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<ServerClaim<'a>> {
+fn claims<'a>(config: &'a Config, key: &StateKey) -> Vec<ServerClaim<'a>> {
     let mut claims = vec![];
-    for (index, release) in plan.releases.iter().enumerate() {
+    for (index, release) in config.releases.iter().enumerate() {
         let name = &release.name;
         let own = |r: &Route| r.target == Target::Release(index);
         let routes: Vec<usize> =
-            plan.routes.iter().enumerate().filter(|(_, r)| own(r)).map(|(i, _)| i).collect();
-        let patterns: Vec<String> = routes.iter().map(|i| pattern(&plan.routes[*i])).collect();
+            config.routes.iter().enumerate().filter(|(_, r)| own(r)).map(|(i, _)| i).collect();
+        let patterns: Vec<String> = routes.iter().map(|i| pattern(&config.routes[*i])).collect();
         claims.push(ServerClaim {
             label: format!("release `{name}` (new)"),
             upstream: release.new,
@@ -81,7 +81,7 @@ fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<ServerClaim<'a>> {
             bars: Block::Routes(routes),
         });
     }
-    for (index, route) in plan.routes.iter().enumerate() {
+    for (index, route) in config.routes.iter().enumerate() {
         if let Target::Upstream(upstream) = route.target {
             let other =
                 OtherPath { claim: "route".into(), routes: vec![pattern(route)], weight: Weight::FULL };
@@ -133,11 +133,14 @@ fn without_hashes(claim: &str) -> String {
 }
 
 /// Claims on these servers besides the `new` of `tripped`; the trip allows them.
-pub fn others(plan: &Config, tripped: &str, servers: &[String], key: &StateKey) -> Vec<OtherPath> {
+pub fn others(config: &Config, tripped: &str, servers: &[String], key: &StateKey) -> Vec<OtherPath> {
     let leads = |claim: &ServerClaim<'_>| {
-        plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
+        config.upstreams[claim.upstream]
+            .servers
+            .iter()
+            .any(|s| literal(s).iter().any(|l| servers.contains(l)))
     };
-    let other = claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
+    let other = claims(config, key).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
     other.map(|claim| claim.other).collect()
 }
 
@@ -147,11 +150,11 @@ pub struct ServerAliases(Vec<Vec<Vec<String>>>);
 
 impl ServerAliases {
     /// Names not resolved within `at_most`, for all together, are compared as text only.
-    pub fn of(plan: &Config, at_most: Duration) -> ServerAliases {
+    pub fn of(config: &Config, at_most: Duration) -> ServerAliases {
         let mut all: Vec<Vec<Vec<String>>> = vec![];
         let (found, answers) = mpsc::channel();
         let mut asked = 0;
-        for (u, upstream) in plan.upstreams.iter().enumerate() {
+        for (u, upstream) in config.upstreams.iter().enumerate() {
             all.push(upstream.servers.iter().map(literal).collect());
             for (i, server) in upstream.servers.iter().enumerate() {
                 if server.host.parse::<IpAddr>().is_err() {
@@ -187,15 +190,15 @@ fn literal(server: &Server) -> Vec<String> {
 
 /// Every part of `plan` that a standing trip forbids.
 pub fn conflicts(
-    plan: &Config,
+    config: &Config,
     aliases: &ServerAliases,
     states: &BTreeMap<String, ReleaseState>,
     key: &StateKey,
 ) -> Vec<Conflict> {
     let mut found = vec![];
     for (tripped, trip) in states.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
-        for claim in claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
-            let servers = plan.upstreams[claim.upstream].servers.iter().zip(&aliases.0[claim.upstream]);
+        for claim in claims(config, key).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
+            let servers = config.upstreams[claim.upstream].servers.iter().zip(&aliases.0[claim.upstream]);
             let mut led = servers.filter(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
             let Some((server, _)) = led.next().filter(|_| !is_grandfathered(trip, &claim, key)) else {
                 continue;
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_known_again_by_its_key_without_one_and_after_the_key_is_lost() {
-        let plan = |users: &str| {
+        let config = |users: &str| {
             let text = format!(
                 "[upstream.a]\nservers = [\"http://127.0.0.1:1\"]\n[upstream.b]\nservers = [\"http://127.0.0.1:2\"]\n\
                  [segment.testers]\nusers = [{users}]\nheader = {{ name = \"x-plan\", equals = \"a@b\" }}\n\
@@ -253,12 +256,12 @@ mod tests {
                  [release.two]\nstable = \"a\"\nnew = \"b\"\nweight = \"1%\"\nsegments = [\"testers\"]\n\
                  [[route]]\npath = \"/one\"\nrelease = \"one\"\n[[route]]\npath = \"/two\"\nrelease = \"two\"\n"
             );
-            crate::config::parse(&text, std::path::Path::new("x.toml")).unwrap().plan
+            crate::config::parse(&text, std::path::Path::new("x.toml")).unwrap().config
         };
         let (key, other_key) = (StateKey::new([7; 32]), StateKey::new([8; 32]));
-        let before = plan("\"ann\", \"bob\"");
+        let before = config("\"ann\", \"bob\"");
         let servers = vec!["http://127.0.0.1:2".to_owned()];
-        let bars = |others: Vec<OtherPath>, plan: &Config, key: &StateKey| {
+        let bars = |others: Vec<OtherPath>, config: &Config, key: &StateKey| {
             let trip = Trip {
                 cause: crate::domain::verdict::Cause::Manual,
                 attempt: 1,
@@ -274,11 +277,11 @@ mod tests {
             };
             let states =
                 [("one".to_owned(), ReleaseState { trip: Some(trip), ..ReleaseState::default() })].into();
-            !conflicts(plan, &ServerAliases::of(plan, Duration::ZERO), &states, key).is_empty()
+            !conflicts(config, &ServerAliases::of(config, Duration::ZERO), &states, key).is_empty()
         };
         let others = others(&before, "one", &servers, &key);
         assert!(!others[0].claim.contains(&format!("{:x}", before.segments[0].users.fingerprint())));
-        let (another, longer) = (plan("\"ann\", \"carl\""), plan("\"ann\", \"bob\", \"carl\""));
+        let (another, longer) = (config("\"ann\", \"carl\""), config("\"ann\", \"bob\", \"carl\""));
         assert!(!bars(others.clone(), &before, &key));
         assert!(bars(others.clone(), &another, &key), "another list");
         assert!(!bars(others.clone(), &before, &other_key), "the key is lost: nobody is taken out for that");

@@ -12,7 +12,7 @@
 //! since the watchdog was starved), and never drops an event of an accepted request.
 
 use crate::stats::arm::Arm;
-use crate::stats::engine::{EventKind, RequestEvent, RequestStart, SERVERS_MAX};
+use crate::stats::engine::{EventKind, RequestEvent, RequestStart, SERVER_NUMBER_MAX};
 use crate::stats::users::UserUnit;
 use crate::telemetry::counters::PerWorker;
 use std::sync::atomic::{
@@ -116,7 +116,7 @@ fn code(what: EventKind) -> u64 {
 }
 
 fn server_bits(server: Option<u8>) -> u64 {
-    server.map_or(0, |server| u64::from(server.min(SERVERS_MAX)) + 1) << SERVER_SHIFT
+    server.map_or(0, |server| u64::from(server.min(SERVER_NUMBER_MAX)) + 1) << SERVER_SHIFT
 }
 
 impl EventRing {

@@ -62,7 +62,7 @@ impl ResourceReadings {
 fn has_users(release: &ReleaseSnapshot) -> bool {
     match release.effective {
         Effective::Held => false,
-        Effective::At(reach) => reach != Exposure::NOBODY,
+        Effective::At(exposure) => exposure != Exposure::NOBODY,
     }
 }
 

@@ -209,7 +209,7 @@ impl SharedState {
         log: Log,
         kept: Option<&Path>,
     ) -> SharedState {
-        let plan = Arc::new(checked.plan);
+        let config = Arc::new(checked.config);
         let empty = matches!(found, StateFound::Empty);
         let (mut image, lost) = match found {
             // Written by a version without hashes: the chain begins after the lines on disk.
@@ -220,8 +220,8 @@ impl SharedState {
             StateFound::Empty => (StateImage::default(), None),
             // Remembered trips still stand; missing ones may stand as well.
             StateFound::Behind(mut image, why) => {
-                for memory in image.releases.values_mut() {
-                    memory.awaits.get_or_insert(ManualHold::StateLost);
+                for release_state in image.releases.values_mut() {
+                    release_state.awaits.get_or_insert(ManualHold::StateLost);
                 }
                 (StateImage { hold_strangers: true, ledger, ..image }, Some(why.to_string()))
             }
@@ -230,7 +230,9 @@ impl SharedState {
             }
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
-            true => conflicts::conflicts(&plan, &ServerAliases::of(&plan, RESOLVE), &image.releases, &key),
+            true => {
+                conflicts::conflicts(&config, &ServerAliases::of(&config, RESOLVE), &image.releases, &key)
+            }
             false => vec![],
         };
         for conflict in &conflicts {
@@ -243,15 +245,15 @@ impl SharedState {
         let told: Vec<&str> = conflicts.iter().map(|c| c.message.as_str()).collect();
         let source = ConfigSource { last_error: (!told.is_empty()).then(|| told.join("\n")), ..source };
         if image.hold_strangers {
-            for release in &plan.releases {
+            for release in &config.releases {
                 image.releases.entry(release.name.clone()).or_insert_with(|| ReleaseState {
                     attempt: release.attempt,
                     awaits: Some(ManualHold::StateLost),
                     ..ReleaseState::default()
                 });
             }
-        } else if empty && plan.state.when_empty == WhenEmpty::Hold {
-            for release in plan.releases.iter().filter(|r| r.course().lets_in()) {
+        } else if empty && config.state.when_empty == WhenEmpty::Hold {
+            for release in config.releases.iter().filter(|r| r.strategy().lets_in()) {
                 let held = ReleaseState {
                     attempt: release.attempt,
                     awaits: Some(ManualHold::NoMemory),
@@ -261,7 +263,7 @@ impl SharedState {
             }
             image.hold_strangers = !image.releases.is_empty();
         }
-        let workers = plan.listen.workers();
+        let workers = config.listen.workers();
         // At start a failed lookup counts as present.
         let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
         let mut writer = SnapshotBuilder {
@@ -279,10 +281,10 @@ impl SharedState {
         };
         let direct = Arc::new(ArmCounters::new(workers));
         let mut entries = vec![];
-        for release in &plan.releases {
-            writer.meet(&plan, release, None);
+        for release in &config.releases {
+            writer.meet(&config, release, None);
         }
-        let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
+        let snapshot = Arc::new(writer.assemble(config, None, &direct, workers));
         let mut views = BTreeMap::new();
         for release in &snapshot.releases {
             let name = &release.release.name;
@@ -353,7 +355,7 @@ impl SharedState {
     }
 
     /// The memory of a release, also of one that the file no longer names.
-    pub fn memory(&self, release: &str) -> Option<ReleaseState> {
+    pub fn release_state(&self, release: &str) -> Option<ReleaseState> {
         self.writer().image.releases.get(release).cloned()
     }
 
@@ -373,8 +375,8 @@ impl SharedState {
         let Err(why) = self.commits.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
         writer.image.hold_strangers = true;
-        for memory in writer.image.releases.values_mut() {
-            memory.awaits.get_or_insert(ManualHold::StateLost);
+        for release_state in writer.image.releases.values_mut() {
+            release_state.awaits.get_or_insert(ManualHold::StateLost);
         }
         let before = self.snapshot.load_full();
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, EvidenceEffect::Keeps));
@@ -398,7 +400,7 @@ impl SharedState {
         let named = self.snapshot.load();
         let writer = self.writer();
         let trips = writer.image.releases.iter().filter_map(|(name, m)| Some((name, m.trip.clone()?)));
-        let removed = trips.filter(|(name, _)| named.plan.release(name).is_none());
+        let removed = trips.filter(|(name, _)| named.config.release(name).is_none());
         removed.map(|(name, trip)| (name.clone(), trip)).collect()
     }
 
@@ -415,32 +417,32 @@ impl SharedState {
     ) -> Result<Vec<String>, Vec<String>> {
         // Before the lock: a resolver that does not answer must not delay a rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
-        let aliases = tripped.then(|| ServerAliases::of(&checked.plan, RESOLVE));
+        let aliases = tripped.then(|| ServerAliases::of(&checked.config, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
-        let aliases = aliases.unwrap_or_else(|| ServerAliases::of(&checked.plan, Duration::ZERO));
+        let findings = config::compare(&before.config, &checked.config, &writer.standings(&before));
+        let aliases = aliases.unwrap_or_else(|| ServerAliases::of(&checked.config, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::PlanFindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        let conflicts = conflicts::conflicts(&checked.plan, &aliases, &writer.image.releases, &self.key);
+        let conflicts = conflicts::conflicts(&checked.config, &aliases, &writer.image.releases, &self.key);
         refused.extend(conflicts.into_iter().map(|c| c.message));
         if !refused.is_empty() {
             drop(writer);
             self.reload_failed(refused.join("; "), None);
             return Err(refused);
         }
-        let plan = Arc::new(checked.plan);
+        let config = Arc::new(checked.config);
         let mut begun = vec![];
-        for release in &plan.releases {
-            let step = writer.meet(&plan, release, Some(&before));
+        for release in &config.releases {
+            let step = writer.meet(&config, release, Some(&before));
             if matches!(step, RolloutStep::Rearmed | RolloutStep::VersionBegun) {
                 begun.push((release.name.clone(), step));
             }
         }
         writer.source = source;
         writer.barred = vec![];
-        let next = Arc::new(writer.assemble(plan, Some((&before, &begun)), &self.direct, self.workers));
+        let next = Arc::new(writer.assemble(config, Some((&before, &begun)), &self.direct, self.workers));
         let entries = writer.changes(&before, &next, &begun);
         self.publish(&mut writer, next.clone(), entries, None);
         drop(writer);
@@ -483,7 +485,7 @@ impl SharedState {
         let occupied = snapshot
             .releases
             .iter()
-            .filter(|r| matches!(r.effective, Effective::At(reach) if reach != Exposure::NOBODY));
+            .filter(|r| matches!(r.effective, Effective::At(exposure) if exposure != Exposure::NOBODY));
         let commands: Vec<String> =
             occupied.map(|r| format!("grayling rollback {}", r.release.name)).collect();
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
@@ -497,14 +499,14 @@ impl SharedState {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
         let release = running.release.clone();
-        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let release_state = writer.image.releases.get(name).cloned().unwrap_or_default();
         let already = |state, ledger, what: &str| ChangeResult {
             state,
             ledger,
             message: format!("it was {what} before"),
             commit: None,
         };
-        if let Some(trip) = &memory.trip {
+        if let Some(trip) = &release_state.trip {
             return Ok(already(RolloutState::RolledBack, trip.entry, "rolled back"));
         }
         let by_policy = match call.cause {
@@ -513,7 +515,7 @@ impl SharedState {
             _ => release.on_anomaly,
         };
         let freeze = by_policy == OnAnomaly::Freeze || call.stable == StableSign::Silent;
-        if let (true, Some(freeze)) = (freeze, &memory.freeze) {
+        if let (true, Some(freeze)) = (freeze, &release_state.freeze) {
             return Ok(already(RolloutState::Frozen, freeze.entry, "frozen"));
         }
         let mut detail = call.detail;
@@ -542,13 +544,18 @@ impl SharedState {
                 evidence: call.evidence.to_string(),
                 onset_to_trip_ms,
                 stable_same_at_ms: None,
-                others: conflicts::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
+                others: conflicts::others(
+                    &before.config,
+                    name,
+                    &release.new_servers(&before.config),
+                    &self.key,
+                ),
                 servers: running.new.aliases(),
                 entry: 0,
             })
         };
-        let (memory, _) = rollout::step(&memory, input);
-        writer.image.releases.insert(name.to_owned(), memory);
+        let (release_state, _) = rollout::step(&release_state, input);
+        writer.image.releases.insert(name.to_owned(), release_state);
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let kind = if freeze { "freeze" } else { "trip" };
         let after = next.releases.iter().find(|r| r.release.name == name);
@@ -586,7 +593,7 @@ impl SharedState {
         let before = self.snapshot.load_full();
         if stop {
             // The hold outlives the file: only a person lets users in again.
-            writer.hold_by_stop_file(&before.plan);
+            writer.hold_by_stop_file(&before.config);
         }
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, EvidenceEffect::Keeps));
         let (kind, detail) = match stop {

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub struct Snapshot {
     /// Increases with each configuration that comes into force.
     pub revision: u64,
-    pub plan: Arc<Config>,
+    pub config: Arc<Config>,
     pub table: Arc<RouteTable>,
     /// By index of [`Config::routes`].
     pub routes: Arc<Vec<RouteSnapshot>>,
@@ -49,7 +49,7 @@ pub struct ReleaseSnapshot {
     pub hold: Option<Hold>,
     pub state: RolloutState,
     /// The reach that the file gives at this point of its plan; in force unless a hold prevents it.
-    pub reach: Exposure,
+    pub exposure: Exposure,
     /// Index of the current wave; `None` before the first one, and for a weight set by hand.
     pub present: Option<usize>,
     /// The last wave passed its gates.
@@ -78,11 +78,11 @@ pub struct ReleaseSnapshot {
 impl ReleaseSnapshot {
     /// The routes of a release (by its index) that are judged separately, each name once, in file
     /// order: its critical ones, and the first of the others while there is room.
-    pub fn strata(plan: &Config, release: usize) -> Arc<[Arc<str>]> {
-        let of = &plan.releases[release];
+    pub fn strata(config: &Config, release: usize) -> Arc<[Arc<str>]> {
+        let of = &config.releases[release];
         let is_critical = |name: &str| of.critical.iter().any(|critical| critical == name);
         let mut names: Vec<&str> = vec![];
-        for route in plan.routes.iter().filter(|route| route.target == Target::Release(release)) {
+        for route in config.routes.iter().filter(|route| route.target == Target::Release(release)) {
             if !names.contains(&route.name.as_str()) {
                 names.push(&route.name);
             }
@@ -105,7 +105,7 @@ impl ReleaseSnapshot {
 
     /// A short text for the point of the plan that the file gives now.
     pub fn sentence(&self) -> String {
-        let weight = self.reach.weight;
+        let weight = self.exposure.weight;
         match self.wave() {
             Some(wave) => format!("wave `{}` of the file: {weight}{}", wave.name, self.told_back()),
             None if self.release.waves.is_empty() => {
@@ -119,13 +119,13 @@ impl ReleaseSnapshot {
     pub fn weight_in_file(&self) -> Weight {
         match self.release.weight_by_hand() {
             Some(weight) => weight,
-            None => self.wave().map_or(Weight::ZERO, |wave| wave.reach.weight),
+            None => self.wave().map_or(Weight::ZERO, |wave| wave.exposure.weight),
         }
     }
 
     /// The share of users that `holdback` keeps on stable now.
     pub fn held_back(&self) -> Weight {
-        Weight::from_parts(self.weight_in_file().parts().saturating_sub(self.reach.weight.parts()))
+        Weight::from_parts(self.weight_in_file().parts().saturating_sub(self.exposure.weight.parts()))
     }
 
     fn told_back(&self) -> String {

@@ -146,8 +146,8 @@ struct CheckpointKey {
 impl CheckpointKey {
     fn of(release: &ReleaseSnapshot) -> CheckpointKey {
         let of = &release.release;
-        let (reach, held) = match release.effective {
-            Effective::At(reach) => (reach, false),
+        let (exposure, held) = match release.effective {
+            Effective::At(exposure) => (exposure, false),
             Effective::Held => (Exposure::NOBODY, true),
         };
         CheckpointKey {
@@ -156,8 +156,8 @@ impl CheckpointKey {
             attempt: of.attempt,
             stage: release.stage,
             wave: release.wave().map_or_else(String::new, |wave| wave.name.clone()),
-            weight: reach.weight.parts(),
-            segments: reach.segments as u64,
+            weight: exposure.weight.parts(),
+            segments: exposure.segments as u64,
             held,
         }
     }

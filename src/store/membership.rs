@@ -57,13 +57,13 @@ struct SegmentIdentity {
 
 impl MembershipIdentity {
     /// `reach`: how many of its segments are included so far.
-    pub fn of(release: &Release, reach: Exposure, identity: &Identity) -> MembershipIdentity {
+    pub fn of(release: &Release, exposure: Exposure, identity: &Identity) -> MembershipIdentity {
         let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| SegmentIdentity::of(s)).collect();
         MembershipIdentity {
             salt: release.salt_text.clone(),
             normalise: identity.normalise,
             id_bytes_max: identity.max_bytes,
-            segments: rolled(joined(release, reach)),
+            segments: rolled(joined(release, exposure)),
             excluded: rolled(&release.excluded),
         }
     }
@@ -80,8 +80,8 @@ impl SegmentIdentity {
     }
 }
 
-fn joined(release: &Release, reach: Exposure) -> &[Arc<Segment>] {
-    &release.segments[..reach.segments.min(release.segments.len())]
+fn joined(release: &Release, exposure: Exposure) -> &[Arc<Segment>] {
+    &release.segments[..exposure.segments.min(release.segments.len())]
 }
 
 fn by_request(segment: &Segment) -> bool {
@@ -133,14 +133,14 @@ pub enum WasInNew {
 
 impl Membership {
     /// `reach`: how many of its segments are included so far.
-    pub fn of(release: &Release, reach: Exposure, identity: &Identity, key: &StateKey) -> Membership {
+    pub fn of(release: &Release, exposure: Exposure, identity: &Identity, key: &StateKey) -> Membership {
         let listed =
             |segments: &[Arc<Segment>]| segments.iter().map(|s| RecordedSegment::of(s, key)).collect();
         Membership {
             salt: release.salt_text.clone(),
             normalise: word(identity.normalise).to_owned(),
             id_bytes_max: identity.max_bytes,
-            segments: listed(joined(release, reach)),
+            segments: listed(joined(release, exposure)),
             excluded: listed(&release.excluded),
             key: key.name().to_owned(),
         }
@@ -249,7 +249,7 @@ mod tests {
         let head = "[upstream.a]\nservers = [\"http://127.0.0.1:1\"]\n[upstream.b]\nservers = [\"http://127.0.0.1:2\"]\n\
                     [[route]]\nrelease = \"r\"\n";
         let checked = crate::config::parse(&format!("{head}{text}"), std::path::Path::new("x.toml")).unwrap();
-        (checked.plan.releases[0].clone(), checked.plan.identity)
+        (checked.config.releases[0].clone(), checked.config.identity)
     }
 
     fn key() -> StateKey {

@@ -24,7 +24,7 @@ use crate::domain::rollout::ReleaseState;
 use crate::store::permissions::{private_directory, private_file};
 use crate::store::shared_error::SharedError;
 pub use crate::store::state::format::UnknownCause;
-use crate::store::state::format::{FileImage, FileMemory};
+use crate::store::state::format::{FileImage, FileReleaseState};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -330,18 +330,21 @@ fn parse(bytes: &[u8]) -> Result<StateImage, ParseError> {
 
 /// The memory of one release, as in the state file: for [`crate::config::compare()`] in another
 /// process.
-pub fn memory_json(memory: &ReleaseState) -> serde_json::Value {
-    let releases = BTreeMap::from([(String::new(), memory.clone())]);
+pub fn release_state_json(release_state: &ReleaseState) -> serde_json::Value {
+    let releases = BTreeMap::from([(String::new(), release_state.clone())]);
     let mut file = FileImage::from(&StateImage { releases, ..StateImage::default() });
     // Numbers, words and lists of them always serialize.
-    file.releases.remove("").and_then(|memory| serde_json::to_value(memory).ok()).unwrap_or_default()
+    file.releases
+        .remove("")
+        .and_then(|release_state| serde_json::to_value(release_state).ok())
+        .unwrap_or_default()
 }
 
 /// The inverse; `None`: another version wrote it.
-pub fn memory_of_json(json: &serde_json::Value) -> Option<ReleaseState> {
-    let memory = FileMemory::deserialize(json).ok()?;
+pub fn release_state_of_json(json: &serde_json::Value) -> Option<ReleaseState> {
+    let release_state = FileReleaseState::deserialize(json).ok()?;
     let mut file = FileImage::from(&StateImage::default());
-    file.releases.insert(String::new(), memory);
+    file.releases.insert(String::new(), release_state);
     StateImage::try_from(file).ok()?.releases.remove("")
 }
 
@@ -407,8 +410,8 @@ pub mod tests {
                 ..ReleaseState::default()
             },
         );
-        let reach = Exposure { weight: Weight::from_parts(50_000), segments: 2 };
-        let progress = PlanProgress { wave: "5%".into(), reach, finished: true, entry: 6 };
+        let exposure = Exposure { weight: Weight::from_parts(50_000), segments: 2 };
+        let progress = PlanProgress { wave: "5%".into(), exposure, finished: true, entry: 6 };
         let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into(), entry: 7 };
         let maintenance = Maintenance {
             change: "CHG-1".into(),
@@ -450,10 +453,13 @@ pub mod tests {
 
     #[test]
     fn what_is_remembered_of_a_release_passes_through_json() {
-        for memory in image().releases.values() {
-            assert_eq!(memory_of_json(&memory_json(memory)).as_ref(), Some(memory));
+        for release_state in image().releases.values() {
+            assert_eq!(
+                release_state_of_json(&release_state_json(release_state)).as_ref(),
+                Some(release_state)
+            );
         }
-        assert_eq!(memory_of_json(&serde_json::Value::Null), None);
+        assert_eq!(release_state_of_json(&serde_json::Value::Null), None);
     }
 
     #[test]
@@ -488,7 +494,7 @@ pub mod tests {
     #[test]
     fn a_file_of_an_earlier_version_is_read() {
         let mut without = image();
-        without.releases.values_mut().for_each(|memory| memory.maintenance = None);
+        without.releases.values_mut().for_each(|release_state| release_state.maintenance = None);
         let bytes = render(&without).unwrap();
         assert!(!String::from_utf8(bytes.clone()).unwrap().contains("maintenance"));
         assert_eq!(parse(&bytes).unwrap(), without);

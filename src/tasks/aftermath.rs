@@ -42,7 +42,8 @@ impl Aftermath {
     pub fn look(&mut self, shared: &SharedState, release: &ReleaseSnapshot, onsets: &Onsets, now: Duration) {
         let rolled_back = release.state == RolloutState::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
-            let trip = shared.memory(&release.release.name).and_then(|memory| memory.trip);
+            let trip =
+                shared.release_state(&release.release.name).and_then(|release_state| release_state.trip);
             let decided = self.decided.take();
             // Refused connections have no counts of their own here.
             let refused = || onsets.decided(BadReason::Signal(Signal::Errors), None, None, now);

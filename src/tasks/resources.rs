@@ -86,10 +86,10 @@ pub async fn run(shared: Arc<SharedState>) {
 }
 
 async fn read_again_and_again(shared: Arc<SharedState>, release: String, wanted: ScrapeInput) {
-    let mut memory = PreviousScrape::default();
+    let mut previous = PreviousScrape::default();
     loop {
         let began = Instant::now();
-        let readings = round(&wanted, &mut memory).await;
+        let readings = round(&wanted, &mut previous).await;
         let snapshot = shared.snapshot();
         let Some(of) = snapshot.releases.iter().find(|r| r.release.name == release) else { return };
         if let Some(view) = shared.views().get_mut(&release) {
@@ -110,7 +110,7 @@ type PreviousScrape = BTreeMap<(usize, usize, usize), SeriesSums>;
 type ScrapeValue = (ResourceReading, [Option<String>; 2]);
 
 /// One reading of each resource.
-async fn round(wanted: &ScrapeInput, memory: &mut PreviousScrape) -> Vec<ScrapeValue> {
+async fn round(wanted: &ScrapeInput, previous: &mut PreviousScrape) -> Vec<ScrapeValue> {
     let mut tasks = JoinSet::new();
     let expressions: Arc<Vec<(usize, Expression)>> = Arc::new(
         wanted
@@ -153,12 +153,12 @@ async fn round(wanted: &ScrapeInput, memory: &mut PreviousScrape) -> Vec<ScrapeV
                 let place = &wanted.pages[arm][server].address;
                 for (n, (i, expression)) in expressions.iter().enumerate() {
                     let key = (arm, server, *i);
-                    let before = memory.remove(&key);
+                    let before = previous.remove(&key);
                     let read = match &scraped {
                         Err(source) => Err(NoValue::Page { place: place.clone(), source: source.clone() }),
                         Ok(sums) => {
                             let read = expression.value(before.as_ref(), &sums[n]);
-                            memory.insert(key, sums[n].clone());
+                            previous.insert(key, sums[n].clone());
                             read.map_err(|source| NoValue::Lack { place: place.clone(), source })
                         }
                     };

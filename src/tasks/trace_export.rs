@@ -12,7 +12,7 @@
 //! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
-use crate::domain::config::TracesConfig as Plan;
+use crate::domain::config::TracesConfig;
 use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::runtime::shared::SharedState;
@@ -111,7 +111,7 @@ impl SpanExporter {
     /// At most one call; returns the pause until the next.
     async fn round(&mut self) -> Duration {
         let snapshot = self.shared.snapshot();
-        let Some(plan) = &snapshot.plan.traces else {
+        let Some(config) = &snapshot.config.traces else {
             // Switched off: the waiting requests are from before.
             self.drop_batch();
             self.shared.traces.done(self.rest.len());
@@ -137,14 +137,14 @@ impl SpanExporter {
         }
         let spans: u64 = self.batch.iter().map(|traced| traced.spans()).sum();
         let traces = &self.shared.traces;
-        match self.call(plan).await {
+        match self.call(config).await {
             Ok(rejected) => {
                 traces.sent.fetch_add(spans.saturating_sub(rejected), Relaxed);
                 traces.refused.fetch_add(rejected.min(spans), Relaxed);
                 if self.trouble.turn(false) == Some(Turn::Ends) {
                     self.shared
                         .log
-                        .event("traces_delivered_again", json!({"collector": plan.address.to_string()}));
+                        .event("traces_delivered_again", json!({"collector": config.address.to_string()}));
                 }
                 self.drop_batch();
                 self.failures = 0;
@@ -158,7 +158,7 @@ impl SpanExporter {
                         true => "spans wait, and are dropped where there is no more room",
                         false => "these spans are dropped",
                     };
-                    let (collector, error) = (plan.address.to_string(), error.to_string());
+                    let (collector, error) = (config.address.to_string(), error.to_string());
                     let told = json!({"collector": collector, "error": error, "effect": effect});
                     self.shared.log.event("traces_not_delivered", told);
                 }
@@ -184,13 +184,13 @@ impl SpanExporter {
     }
 
     /// The number of spans that the collector rejected, from an accepted batch.
-    async fn call(&self, plan: &Plan) -> Result<u64, ExportError> {
+    async fn call(&self, config: &TracesConfig) -> Result<u64, ExportError> {
         let headers = [("content-type", "application/json".to_owned())];
         let call = Call {
-            to: &plan.address,
-            tls: plan.tls.as_ref(),
+            to: &config.address,
+            tls: config.tls.as_ref(),
             method: Method::POST,
-            path: &plan.address.path,
+            path: &config.address.path,
             headers: &headers,
             body: message(&self.batch, &self.instance).into(),
             answer_bytes_max: ANSWER_BYTES_MAX,
@@ -205,7 +205,7 @@ impl SpanExporter {
         let (rejected, why) = rejected(&answer.body);
         if rejected > 0 {
             let (collector, why) =
-                (plan.address.to_string(), why.chars().take(WHY_CHARS).collect::<String>());
+                (config.address.to_string(), why.chars().take(WHY_CHARS).collect::<String>());
             let told = json!({"collector": collector, "spans": rejected, "error": why});
             self.shared.log.event("traces_rejected", told);
         }
@@ -359,12 +359,12 @@ fn spans<'a>(traced: &'a TracedExchange, wall: &WallClock) -> Vec<OtlpSpan<'a>> 
 }
 
 fn server_span<'a>(traced: &'a TracedExchange, wall: &WallClock) -> OtlpSpan<'a> {
-    let plan = &traced.snapshot.plan;
+    let config = &traced.snapshot.config;
     let method = method(&traced.method);
     let mut attributes = vec![text("http.request.method", method)];
     let mut name = if method == OTHER { "HTTP".to_owned() } else { method.to_owned() };
     // Names and paths of the file under which `traced` was decided.
-    if let Some(route) = plan.routes.get(traced.route) {
+    if let Some(route) = config.routes.get(traced.route) {
         name = format!("{name} {}", route.path);
         attributes.push(text("http.route", route.path.as_str()));
         attributes.push(text("grayling.route", route.name.as_str()));
@@ -375,7 +375,7 @@ fn server_span<'a>(traced: &'a TracedExchange, wall: &WallClock) -> OtlpSpan<'a>
     attributes.push(number("http.response.body.size", traced.bytes));
     attributes.push(text("grayling.outcome", traced.outcome.label()));
     if let Some(decided) = &traced.decided
-        && let Some(release) = plan.releases.get(decided.release)
+        && let Some(release) = config.releases.get(decided.release)
     {
         attributes.push(text("grayling.release", release.name.as_str()));
         attributes.push(text("grayling.arm", decided.arm.label()));

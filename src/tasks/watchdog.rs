@@ -32,7 +32,9 @@ use crate::runtime::shared::{ChangeOrigin, ReleaseView, SharedState, StableSign,
 use crate::runtime::snapshot::ReleaseSnapshot;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Salt;
-use crate::stats::engine::{self, Engine, EngineSettings, EventKind, RequestEvent, SERVERS_MAX, SHARES};
+use crate::stats::engine::{
+    self, Engine, EngineSettings, EventKind, RequestEvent, SERVER_NUMBER_MAX, SHARES,
+};
 use crate::stats::hasher::BuildHasher;
 use crate::stats::servers::ServerIndex;
 use crate::stats::users::Baseline;
@@ -411,7 +413,7 @@ impl WatchedRelease {
                 let before = was.iter().find(|(other, _)| other == name);
                 let starts = !*down && before.is_none_or(|(_, was_down)| *was_down);
                 if starts {
-                    let server = u8::try_from(number).unwrap_or(SERVERS_MAX);
+                    let server = u8::try_from(number).unwrap_or(SERVER_NUMBER_MAX);
                     self.judge.engine_mut().server_starts(ServerIndex { arm, server }, now);
                 }
             }
@@ -457,7 +459,7 @@ impl WatchedRelease {
     ) {
         let held = match release.effective {
             Effective::Held => true,
-            Effective::At(reach) => reach == Exposure::NOBODY,
+            Effective::At(exposure) => exposure == Exposure::NOBODY,
         };
         if release.state == crate::domain::rollout::RolloutState::RolledBack {
             judgement.state = WatchdogState::Tripped;

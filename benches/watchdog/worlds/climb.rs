@@ -69,11 +69,11 @@ impl Plan {
     /// Opens its first wave now.
     pub fn new(rate: f64, tick: Duration, floor: Duration, now: Duration) -> Plan {
         let wave = |(percent, minutes): (f64, f64)| {
-            let reach = Exposure { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };
+            let exposure = Exposure { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };
             Wave {
                 name: format!("{percent}%"),
-                reach,
-                until_complete: reach,
+                exposure,
+                until_complete: exposure,
                 bake: bake(minutes, rate),
                 requests_min: 500,
                 users_min: 5,

@@ -125,12 +125,12 @@ pub struct GateTakes {
 }
 
 /// For each release whose watchdog is on. `running`: the state from the proxy.
-pub fn implied(plan: &Config, running: Option<&dto::RunningBody>) -> Vec<Implied> {
-    let on = plan.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
+pub fn implied(config: &Config, running: Option<&dto::RunningBody>) -> Vec<Implied> {
+    let on = config.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
     on.map(|(index, release)| {
         let known = running.map(|running| service_of(running, &release.name));
         match known {
-            Some(Ok(known)) => of_service(plan, index, known),
+            Some(Ok(known)) => of_service(config, index, known),
             Some(Err(lack)) => of_example(release, Some(lack)),
             None => of_example(release, None),
         }
@@ -166,9 +166,9 @@ fn of_example(release: &Release, lack: Option<String>) -> Implied {
     }
 }
 
-fn of_service(plan: &Config, index: usize, known: &dto::ServiceBody) -> Implied {
-    let release = &plan.releases[index];
-    let servers = |upstream: usize| plan.upstreams.get(upstream).map_or(0, |of| of.servers.len());
+fn of_service(config: &Config, index: usize, known: &dto::ServiceBody) -> Implied {
+    let release = &config.releases[index];
+    let servers = |upstream: usize| config.upstreams.get(upstream).map_or(0, |of| of.servers.len());
     let of_servers = [release.new, release.stable].map(|of| servers(of) as f64);
     let usual = service::usual(&known.gates, known);
     let critical = release.critical.iter().map(|name| {
@@ -198,7 +198,7 @@ fn of_service(plan: &Config, index: usize, known: &dto::ServiceBody) -> Implied 
             servers_of_new: servers(release.new),
         }),
         of_wave: known.gates.of_wave,
-        rare_routes: rare(plan, index, known, &usual),
+        rare_routes: rare(config, index, known, &usual),
         waves: steps(release, known.rate, &usual, of_servers, known.answers_missing as f64, &critical, true),
     }
 }
@@ -255,9 +255,9 @@ fn ceiling(
 }
 
 /// Routes for which a wave is too short.
-fn rare(plan: &Config, index: usize, known: &dto::ServiceBody, usual: &UsualStable) -> Vec<Rare> {
-    let release = &plan.releases[index];
-    let judged = ReleaseSnapshot::strata(plan, index);
+fn rare(config: &Config, index: usize, known: &dto::ServiceBody, usual: &UsualStable) -> Vec<Rare> {
+    let release = &config.releases[index];
+    let judged = ReleaseSnapshot::strata(config, index);
     if judged.len() < 2 {
         return vec![];
     }
@@ -292,14 +292,14 @@ fn steps(
         let rate = rate / usual.design[0].max(1.0);
         time_to_see(watchdog.alpha, share, usual.failing, times, rate).map(|time| time.as_secs_f64())
     };
-    let waves = match release.course() {
+    let waves = match release.strategy() {
         Strategy::Waves(waves) => waves,
-        Strategy::ByHand(reach) => {
-            let share = reach.weight.ratio();
+        Strategy::ByHand(exposure) => {
+            let share = exposure.weight.ratio();
             return vec![ImpliedStep {
-                name: reach.weight.to_string(),
+                name: exposure.weight.to_string(),
                 number: None,
-                weight: reach.weight.percent(),
+                weight: exposure.weight.percent(),
                 controlled: share > 0.0 && share < 1.0,
                 bake_s: None,
                 warm_up_s: None,

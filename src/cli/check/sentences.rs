@@ -256,14 +256,14 @@ mod tests {
 
     const WAVES: &str = "wave = [{ segments = [\"testers\"], users_min = 1 }, { weight = \"1%\", bake = \"5m\" }, { weight = \"50%\", bake = \"1h\" }, { weight = \"100%\" }]";
 
-    fn plan(release: &str, watchdog: &str) -> Config {
+    fn config(release: &str, watchdog: &str) -> Config {
         let text = format!(
             "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n[upstream.v2]\nservers = [\"http://127.0.0.1:9002\"]\n\
              [segment.testers]\nusers = [\"tess\"]\n\
              [[route]]\nname = \"all\"\nrelease = \"r\"\n[[route]]\nname = \"refunds\"\npath = \"/refunds\"\nrelease = \"r\"\n\
              [release.r]\nstable = \"v1\"\nnew = \"v2\"\n{release}\n[release.r.watchdog]\n{watchdog}\n"
         );
-        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().config
     }
 
     /// As in the API, whose names scripts rely on.
@@ -283,18 +283,18 @@ mod tests {
         })
     }
 
-    fn text_of(plan: &Config, service: &Value) -> String {
+    fn text_of(config: &Config, service: &Value) -> String {
         let standing = json!({"service": service});
         let running = json!({"text": "", "path": "", "sha256": "", "releases": {"r": standing}});
         let running: dto::RunningBody = serde_json::from_value(running).unwrap();
-        implied(plan, Some(&running)).iter().map(lines).collect()
+        implied(config, Some(&running)).iter().map(lines).collect()
     }
 
     /// The line with this start, for a service that differs in this.
     fn line(watchdog: &str, differs: &[(&str, Value)], begins: &str) -> String {
         let mut service = service();
         differs.iter().for_each(|(at, value)| *service.pointer_mut(at).unwrap() = value.clone());
-        let text = text_of(&plan(WAVES, watchdog), &service);
+        let text = text_of(&config(WAVES, watchdog), &service);
         let line = text.lines().find(|line| line.trim_start().starts_with(begins));
         line.unwrap_or_else(|| panic!("{begins}: {text}")).trim().to_owned()
     }
@@ -308,7 +308,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
   rare      too rare to be judged for itself in the bake of a wave: `refunds` (1.2 requests/min) in `1%`
   wave 1 (testers, 0%): 10 min (bake) or longer, for how many requests its segments have is not known; no control: ceilings only
 ";
-        let text = text_of(&plan(WAVES, ""), &service());
+        let text = text_of(&config(WAVES, ""), &service());
         assert!(text.starts_with(expected), "{text}");
         let waves: Vec<&str> = text.lines().skip(5).collect();
         assert_eq!(waves.len(), 3, "{text}");
@@ -327,7 +327,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         let running =
             json!({"text": "", "path": "", "sha256": "", "releases": {"r": {"service": service()}}});
         let running: dto::RunningBody = serde_json::from_value(running).unwrap();
-        let text = serde_json::to_value(implied(&plan(WAVES, ""), Some(&running))).unwrap();
+        let text = serde_json::to_value(implied(&config(WAVES, ""), Some(&running))).unwrap();
         for name in [
             "/0/name",
             "/0/figures",
@@ -385,7 +385,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
             json!({"n": 31, "longest_s": 1.0, "over_s": 3500.0, "excused_s": 1.75, "too_many": false});
         service["gates"]["failing_ratio"] = json!(0.0308);
         let waves = "wave = [{ weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
-        let text = text_of(&plan(waves, ""), &service).replace("release `r`", "release `v2`");
+        let text = text_of(&config(waves, ""), &service).replace("release `r`", "release `v2`");
         let text: String =
             text.lines().filter(|line| !line.starts_with("  rare")).map(|line| format!("{line}\n")).collect();
         assert!(include_str!("../../../README.md").contains(&text), "{text}");
@@ -449,7 +449,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
     #[test]
     fn a_critical_route_is_named_where_it_is_what_a_wave_waits_for() {
         let critical = format!("critical = [\"refunds\"]\n{WAVES}");
-        let text = text_of(&plan(&critical, ""), &service());
+        let text = text_of(&config(&critical, ""), &service());
         assert!(
             !text.contains("too rare")
                 && text.contains("for errors:refunds (margin_errors 0.1%); bake 60 min"),
@@ -457,7 +457,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         );
         let mut silent = service();
         silent["routes"][1]["rate"] = json!(0.0);
-        let text = text_of(&plan(&critical, ""), &silent);
+        let text = text_of(&config(&critical, ""), &silent);
         assert!(
             text.contains(
                 "wave 3 (50%): no end in sight for latency_tail:refunds, of which no request comes; bake"
@@ -468,7 +468,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
 
     #[test]
     fn where_nothing_is_known_of_the_service_it_says_so_and_tells_an_example() {
-        let waves = plan(WAVES, "");
+        let waves = config(WAVES, "");
         let example = implied(&waves, None).iter().map(lines).collect::<String>();
         let expected = "\
 release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate that doubled from 0.1%, and one ten times as high, are seen after
@@ -486,17 +486,17 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
             let expected = format!("release `r`: nothing is known of its service: {why}\n{example}");
             assert_eq!(text, expected);
         }
-        let by_hand = plan("weight = \"5%\"", "");
+        let by_hand = config("weight = \"5%\"", "");
         let text = text_of(&by_hand, &service());
         assert!(text.ends_with("\n  5%: a failure rate that doubled is seen after about 43 min, one ten times as high after about 77 s\n"), "{text}");
-        assert_eq!(text_of(&plan(WAVES, "enabled = false"), &service()), "");
+        assert_eq!(text_of(&config(WAVES, "enabled = false"), &service()), "");
     }
 
     #[test]
     fn no_figure_of_another_proxy_panics() {
         let numbers = [0.0, -1.0, 1e-308, 1e308, 0.5, 2.0];
         let (waves, by_hand) =
-            (plan(&format!("critical = [\"refunds\"]\n{WAVES}"), ""), plan("weight = \"5%\"", ""));
+            (config(&format!("critical = [\"refunds\"]\n{WAVES}"), ""), config("weight = \"5%\"", ""));
         for number in numbers {
             let mut service: dto::ServiceBody = serde_json::from_value(service()).unwrap();
             let gates = dto::GatesBody {

@@ -34,9 +34,9 @@ attempt = 2
 const BY_HAND: &str = "weight = \"20%\"\n";
 const WAVES: &str = "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }]\n";
 
-fn plan(text: &str) -> Config {
+fn config(text: &str) -> Config {
     let checked = crate::config::parse(text, Path::new("/g/grayling.toml"));
-    checked.map_err(|report| report.to_string()).unwrap().plan
+    checked.map_err(|report| report.to_string()).unwrap().config
 }
 
 fn trip() -> Trip {
@@ -71,27 +71,28 @@ type Change = fn(&mut Standings, &mut ReleaseStanding);
 
 const HOLDS: [(&str, Change); 11] = [
     ("nothing holds it", |_, _| {}),
-    ("rolled back", |_, s| s.memory.trip = Some(trip())),
+    ("rolled back", |_, s| s.release_state.trip = Some(trip())),
     ("grayling.stop", |all, s| {
         all.now.stop_file = true;
-        s.memory.awaits = Some(ManualHold::StopFile);
+        s.release_state.awaits = Some(ManualHold::StopFile);
     }),
-    ("grayling.stop was there", |_, s| s.memory.awaits = Some(ManualHold::StopFile)),
-    ("another version", |_, s| s.memory.awaits = Some(ManualHold::NewVersion)),
-    ("a higher attempt was seen", |_, s| s.memory.attempt = 3),
+    ("grayling.stop was there", |_, s| s.release_state.awaits = Some(ManualHold::StopFile)),
+    ("another version", |_, s| s.release_state.awaits = Some(ManualHold::NewVersion)),
+    ("a higher attempt was seen", |_, s| s.release_state.attempt = 3),
     ("the state was lost", |all, s| {
-        s.memory.awaits = Some(ManualHold::StateLost);
+        s.release_state.awaits = Some(ManualHold::StateLost);
         all.stranger.awaits = Some(ManualHold::StateLost);
     }),
-    ("no memory", |_, s| s.memory.awaits = Some(ManualHold::NoMemory)),
+    ("no memory", |_, s| s.release_state.awaits = Some(ManualHold::NoMemory)),
     ("another's rollback bars its servers", |all, s| {
         s.barred_by = Some("other".into());
-        let memory = ReleaseState { attempt: 1, trip: Some(trip()), ..ReleaseState::default() };
-        all.releases.insert("other".into(), ReleaseStanding { memory, ..ReleaseStanding::default() });
+        let release_state = ReleaseState { attempt: 1, trip: Some(trip()), ..ReleaseState::default() };
+        all.releases.insert("other".into(), ReleaseStanding { release_state, ..ReleaseStanding::default() });
     }),
-    ("frozen", |_, s| s.memory.freeze = Some(freeze("5%"))),
+    ("frozen", |_, s| s.release_state.freeze = Some(freeze("5%"))),
     ("paused", |_, s| {
-        s.memory.pause = Some(Pause { at_ms: 0, actor: "ann".into(), reason: "lunch".into(), entry: 0 })
+        s.release_state.pause =
+            Some(Pause { at_ms: 0, actor: "ann".into(), reason: "lunch".into(), entry: 0 })
     }),
 ];
 
@@ -122,7 +123,7 @@ const EDITS: [(&str, &str, &str); 17] = [
 
 /// Replaces the explanation of the hold, which is the state machine's.
 fn shortened(mut text: String, standings: &Standings) -> String {
-    let memory = &standings.releases["r"].memory;
+    let release_state = &standings.releases["r"].release_state;
     let holds = [
         Hold::Tripped,
         Hold::StopFile,
@@ -136,7 +137,7 @@ fn shortened(mut text: String, standings: &Standings) -> String {
     for hold in holds.into_iter().chain([2, 3].map(|seen| Hold::AttemptOld { seen })) {
         text = text.replace(&hold.explain("r"), &format!("WHY {}", word(&hold)));
     }
-    assert!(memory.attempt >= 2);
+    assert!(release_state.attempt >= 2);
     text
 }
 
@@ -148,30 +149,30 @@ fn word(hold: &Hold) -> String {
 fn transcript() -> String {
     let mut out = String::new();
     for (held, hold) in HOLDS {
-        for (course, text) in [("weight by hand", BY_HAND), ("waves", WAVES)] {
-            let by_waves = course == "waves";
+        for (strategy, text) in [("weight by hand", BY_HAND), ("waves", WAVES)] {
+            let by_waves = strategy == "waves";
             if held == "paused" && !by_waves {
                 continue;
             }
             let before = format!("{BASE}{text}");
-            let reach =
+            let exposure =
                 Exposure { weight: Weight::parse(if by_waves { "5%" } else { "20%" }).unwrap(), segments: 0 };
             let progress =
-                by_waves.then(|| PlanProgress { wave: "5%".into(), reach, finished: false, entry: 0 });
+                by_waves.then(|| PlanProgress { wave: "5%".into(), exposure, finished: false, entry: 0 });
             let mut standings = Standings::default();
-            let mut standing = ReleaseStanding { reach, ..ReleaseStanding::default() };
-            (standing.memory.attempt, standing.memory.progress) = (2, progress);
+            let mut standing = ReleaseStanding { exposure, ..ReleaseStanding::default() };
+            (standing.release_state.attempt, standing.release_state.progress) = (2, progress);
             hold(&mut standings, &mut standing);
-            let state = ReachState::of(plan(&before).release("r").unwrap(), &standing, standings.now);
-            standing.reach = match state.effective {
-                Effective::At(reach) => reach,
+            let state = ReachState::of(config(&before).release("r").unwrap(), &standing, standings.now);
+            standing.exposure = match state.effective {
+                Effective::At(exposure) => exposure,
                 Effective::Held => Exposure::NOBODY,
             };
-            let held_version = standing.memory.guards_versions();
+            let held_version = standing.release_state.guards_versions();
             standing.version =
-                version::VersionState { complete: false, reach: standing.reach, held: held_version };
+                version::VersionState { complete: false, exposure: standing.exposure, held: held_version };
             standings.releases.insert("r".into(), standing);
-            let _ = writeln!(out, "== {held}; {course}");
+            let _ = writeln!(out, "== {held}; {strategy}");
             for (name, from, to) in EDITS {
                 if !before.contains(from)
                     || (by_waves && (name.starts_with("weight") || name == "a segment joins"))
@@ -188,13 +189,13 @@ fn transcript() -> String {
                     _ => before.replacen(from, to, 1),
                 };
                 let _ = writeln!(out, "-- {name}");
-                let findings = compare(&plan(&before), &plan(&after), &standings);
+                let findings = compare(&config(&before), &config(&after), &standings);
                 for f in findings.iter().filter(|f| f.message.contains("release `r`")) {
                     let _ = writeln!(out, "{:?}: {}", f.kind, shortened(f.message.clone(), &standings));
                 }
                 if name == "removed" {
                     let _ = writeln!(out, "-- removed, and added again");
-                    for f in compare(&plan(&after), &plan(&before), &standings)
+                    for f in compare(&config(&after), &config(&before), &standings)
                         .iter()
                         .filter(|f| f.message.contains("release `r`"))
                     {
@@ -203,7 +204,7 @@ fn transcript() -> String {
                 }
             }
             assert_eq!(
-                compare(&plan(&before), &plan(&before), &standings),
+                compare(&config(&before), &config(&before), &standings),
                 vec![],
                 "{held}: nothing changes"
             );

@@ -26,9 +26,9 @@ pub struct Standings {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ReleaseStanding {
-    pub memory: ReleaseState,
+    pub release_state: ReleaseState,
     /// The reach in force.
-    pub reach: Exposure,
+    pub exposure: Exposure,
     /// The state of its versions, for an edit of them.
     pub version: version::VersionState,
     /// The release whose rollback forbids users on the servers of this one's `new`.
@@ -37,10 +37,11 @@ pub struct ReleaseStanding {
 
 impl Standings {
     pub fn of(&self, release: &Release) -> ReleaseStanding {
-        let stranger = || ReleaseStanding { memory: self.stranger.clone(), ..ReleaseStanding::default() };
+        let stranger =
+            || ReleaseStanding { release_state: self.stranger.clone(), ..ReleaseStanding::default() };
         let mut standing = self.releases.get(&release.name).cloned().unwrap_or_else(stranger);
-        if standing.memory.attempt == 0 {
-            standing.memory.attempt = release.attempt;
+        if standing.release_state.attempt == 0 {
+            standing.release_state.attempt = release.attempt;
         }
         standing
     }
@@ -49,7 +50,7 @@ impl Standings {
 /// The reach that a file gives a release, and the part of it in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReachState {
-    pub memory: ReleaseState,
+    pub release_state: ReleaseState,
     pub given: Exposure,
     pub effective: Effective,
     /// The reason why less is in force.
@@ -58,20 +59,20 @@ pub struct ReachState {
 
 impl ReachState {
     pub fn of(release: &Release, standing: &ReleaseStanding, now: Conditions) -> ReachState {
-        let memory = standing.memory.clone();
-        let given = memory.reach(release.course());
-        let (mut effective, mut hold) = rollout::effective(&memory, given, release.attempt, now);
-        if let (Some(by), None) = (&standing.barred_by, &memory.trip) {
+        let release_state = standing.release_state.clone();
+        let given = release_state.exposure(release.strategy());
+        let (mut effective, mut hold) = rollout::effective(&release_state, given, release.attempt, now);
+        if let (Some(by), None) = (&standing.barred_by, &release_state.trip) {
             (effective, hold) = (Effective::Held, Some(Hold::Barred { by: by.clone() }));
         }
-        ReachState { memory, given, effective, hold }
+        ReachState { release_state, given, effective, hold }
     }
 
     /// The segments that are in `new`.
     fn in_force(&self, release: &Release) -> Vec<Arc<Segment>> {
         match self.effective {
             Effective::Held => vec![],
-            Effective::At(reach) => release.segments.iter().take(reach.segments).cloned().collect(),
+            Effective::At(exposure) => release.segments.iter().take(exposure.segments).cloned().collect(),
         }
     }
 
@@ -103,27 +104,27 @@ impl<'a> ReleaseEdit<'a> {
     ) -> ReleaseEdit<'a> {
         let standing = standings.of(before);
         let change = versions::change(old, new, before, after, &standing);
-        let (was, course) = (ReachState::of(before, &standing, standings.now), after.course());
+        let (was, strategy) = (ReachState::of(before, &standing, standings.now), after.strategy());
         let configured = RolloutInput::Configure {
             attempt: after.attempt,
-            course,
-            standing: standing.reach,
+            strategy,
+            standing: standing.exposure,
             versions: after.versions(new),
             // An undeclared change is refused: the rest is compared as if it were declared the
             // same.
             change: if change == VersionChange::Undeclared { VersionChange::Same } else { change },
             weight_edited: before.weight_by_hand() != after.weight_by_hand(),
         };
-        let (mut memory, step) = rollout::step(&standing.memory, configured);
+        let (mut release_state, step) = rollout::step(&standing.release_state, configured);
         if standings.now.stop_file {
-            memory = rollout::step(&memory, RolloutInput::Stop { course }).0;
+            release_state = rollout::step(&release_state, RolloutInput::Stop { strategy }).0;
         }
         // It stays barred while it leads to the same servers and the other release's rollback
         // stands.
         let same_servers = old.upstreams[before.new].servers == new.upstreams[after.new].servers;
-        let stands = |by: &String| standings.releases.get(by).is_some_and(|s| s.memory.trip.is_some());
+        let stands = |by: &String| standings.releases.get(by).is_some_and(|s| s.release_state.trip.is_some());
         let barred_by = standing.barred_by.clone().filter(|by| same_servers && stands(by));
-        let next = ReleaseStanding { memory, barred_by, ..standing.clone() };
+        let next = ReleaseStanding { release_state, barred_by, ..standing.clone() };
         let is = ReachState::of(after, &next, standings.now);
         ReleaseEdit { before, after, standing, change, was, is, rearmed: step == RolloutStep::Rearmed }
     }

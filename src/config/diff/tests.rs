@@ -25,8 +25,8 @@ path = "/"
 release = "r"
 "#;
 
-fn plan(text: &str) -> Config {
-    crate::config::parse(text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+fn config(text: &str) -> Config {
+    crate::config::parse(text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().config
 }
 
 fn after(edits: &[(&str, &str)]) -> Vec<String> {
@@ -35,7 +35,7 @@ fn after(edits: &[(&str, &str)]) -> Vec<String> {
         assert!(text.contains(from), "{from}");
         text = text.replacen(from, to, 1);
     }
-    let findings = compare(&plan(BASE), &plan(&text), &Standings::default());
+    let findings = compare(&config(BASE), &config(&text), &Standings::default());
     findings.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
 }
 
@@ -120,11 +120,11 @@ fn a_raise_beyond_step_max_is_refused_even_if_the_same_edit_raises_step_max() {
 proptest! {
     #[test]
     fn the_share_moved_is_what_counting_users_finds(a in 0u32..=100, b in 0u32..=100, other_salt: bool) {
-        let mut old = plan(BASE);
+        let mut old = config(BASE);
         let release = |weight: u32, salt: &str| {
             let text = BASE.replacen("20%", &format!("{weight}%"), 1);
             let text = text.replacen("step_max", &format!("salt = \"{salt}\"\nstep_max"), 1);
-            plan(&text).releases.remove(0)
+            config(&text).releases.remove(0)
         };
         old.releases.clear();
         let (x, y) = (release(a, "one"), release(b, if other_salt { "two" } else { "one" }));

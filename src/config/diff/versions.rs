@@ -20,12 +20,12 @@ pub fn change(
 
 /// The highest attempt so far.
 fn seen(before: &Release, standing: &ReleaseStanding) -> u64 {
-    before.attempt.max(standing.memory.attempt)
+    before.attempt.max(standing.release_state.attempt)
 }
 
 /// A release that the file did not name: its weight may have been earned by another version.
-pub fn unnamed(memory: &ReleaseState) -> version::VersionState {
-    version::VersionState { complete: false, reach: Exposure::NOBODY, held: memory.attempt != 0 }
+pub fn unnamed(release_state: &ReleaseState) -> version::VersionState {
+    version::VersionState { complete: false, exposure: Exposure::NOBODY, held: release_state.attempt != 0 }
 }
 
 pub fn changed(
@@ -36,7 +36,7 @@ pub fn changed(
     change: VersionChange,
 ) {
     let name = &after.name;
-    let moves = moves(&before.versions(old), &after.versions(new), standing.reach.weight);
+    let moves = moves(&before.versions(old), &after.versions(new), standing.exposure.weight);
     let start = match after.waves.first() {
         Some(first) => format!("it begins before its first wave, `{}`", first.name),
         None => "it begins at 0%, until a further edit sets the weight".to_owned(),
@@ -88,8 +88,8 @@ fn moves(before: &version::Versions, after: &version::Versions, in_new: Weight) 
 }
 
 fn stands(standing: &ReleaseStanding) -> String {
-    let weight = standing.reach.weight;
-    match (standing.version.held, standing.reach.segments) {
+    let weight = standing.exposure.weight;
+    match (standing.version.held, standing.exposure.segments) {
         (true, _) => "it is rolled back, frozen or held".to_owned(),
         (false, 0) => format!("{weight} of users are in new"),
         (false, _) => format!("{weight} of users and the users of its segments are in new"),
@@ -112,21 +112,21 @@ mod tests {
     use crate::config::diff::{PlanFindingKind, Standings, compare};
     use std::path::Path;
 
-    fn plan(release: &str, new: &str) -> Config {
+    fn config(release: &str, new: &str) -> Config {
         let text = format!(
             "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n\
              [upstream.v2]\nservers = [{new}]\n\
              [release.r]\nstable = \"v1\"\nnew = \"v2\"\n{release}\n\
              [[route]]\npath = \"/\"\nrelease = \"r\"\n"
         );
-        crate::config::parse(&text, Path::new("grayling.toml")).unwrap().plan
+        crate::config::parse(&text, Path::new("grayling.toml")).unwrap().config
     }
 
     fn findings(after: &Config, held: bool) -> Vec<(PlanFindingKind, String)> {
-        let before = plan("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
-        let reach = Exposure { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
-        let version = version::VersionState { complete: false, reach, held };
-        let standing = ReleaseStanding { reach, version, ..ReleaseStanding::default() };
+        let before = config("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
+        let exposure = Exposure { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
+        let version = version::VersionState { complete: false, exposure, held };
+        let standing = ReleaseStanding { exposure, version, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
         compare(&before, after, &standings).into_iter().map(|f| (f.kind, f.message)).collect()
@@ -155,11 +155,11 @@ mod tests {
     #[test]
     fn a_version_that_waits_for_its_weight_is_guarded_from_nothing_on() {
         let server = "\"http://127.0.0.1:9002\"";
-        let at = |weight: &str| plan(&format!("weight = \"{weight}\"\nstep_max = \"10%\""), server);
+        let at = |weight: &str| config(&format!("weight = \"{weight}\"\nstep_max = \"10%\""), server);
         let before = at("100%");
         let waits = crate::domain::rollout::ManualHold::NewVersion;
-        let memory = ReleaseState { attempt: 1, awaits: Some(waits), ..ReleaseState::default() };
-        let standing = ReleaseStanding { memory, ..ReleaseStanding::default() };
+        let release_state = ReleaseState { attempt: 1, awaits: Some(waits), ..ReleaseState::default() };
+        let standing = ReleaseStanding { release_state, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
         let refused = |weight: &str| {
@@ -173,24 +173,24 @@ mod tests {
     fn another_version_is_refused_with_both_ways_to_declare_it() {
         let other = "\"http://127.0.0.1:9003\"";
         for (held, stands) in [(false, "20% of users are in new"), (true, "rolled back, frozen or held")] {
-            let found = findings(&plan("weight = \"20%\"", other), held);
+            let found = findings(&config("weight = \"20%\"", other), held);
             let (kind, message) = &found[0];
             assert_eq!(*kind, PlanFindingKind::Refused);
             for part in ["127.0.0.1:9003; before: ", "`attempt = 2`", "`same_version = true`", stands] {
                 assert!(message.contains(part), "{part}: {message}");
             }
         }
-        let found = findings(&plan("weight = \"20%\"\nattempt = 2", other), false);
+        let found = findings(&config("weight = \"20%\"\nattempt = 2", other), false);
         assert!(found.iter().all(|(kind, _)| *kind != PlanFindingKind::Refused), "{found:?}");
         let told = found.iter().find(|(_, m)| m.contains("another version;")).unwrap();
         assert!(told.1.contains("20% of users move to `stable`; it begins at 0%"), "{}", told.1);
-        let same = findings(&plan("weight = \"20%\"\nsame_version = true", other), false);
+        let same = findings(&config("weight = \"20%\"\nsame_version = true", other), false);
         assert!(
             same.iter().all(|(kind, m)| *kind == PlanFindingKind::Note && !m.contains("another")),
             "{same:?}"
         );
         let grown =
-            findings(&plan("weight = \"20%\"", &format!("{other}, \"http://127.0.0.1:9002\"")), false);
+            findings(&config("weight = \"20%\"", &format!("{other}, \"http://127.0.0.1:9002\"")), false);
         assert!(grown.iter().all(|(kind, _)| *kind == PlanFindingKind::Note), "{grown:?}");
     }
 }

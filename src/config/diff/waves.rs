@@ -21,7 +21,7 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     }
     let later = edit.later();
     let place = |p: &Option<PlanProgress>, waves: &[Wave]| p.as_ref().and_then(|p| p.place(waves));
-    let going_on = &edit.is.memory.progress;
+    let going_on = &edit.is.release_state.progress;
     let on = match (going_on, edit.is.hold.is_some()) {
         (Some(progress), false) => format!("it goes on in wave `{}`", progress.wave),
         (Some(progress), true) => format!("its place in the plan is wave `{}`", progress.wave),
@@ -42,14 +42,14 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     }
     // The holdback has a sentence of its own.
     let plain = |waves: &[Wave]| -> Vec<Wave> {
-        waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
+        waves.iter().map(|w| Wave { until_complete: w.exposure, ..w.clone() }).collect()
     };
-    let (was, is) = (place(&edit.was.memory.progress, &before.waves), place(going_on, &after.waves));
+    let (was, is) = (place(&edit.was.release_state.progress, &before.waves), place(going_on, &after.waves));
     let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
     match (old, new) {
         (Some(old), Some(new)) if old.name == new.name => {
-            let finished = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
-            if old.reach != new.reach || (old.until_complete != new.until_complete && !finished) {
+            let finished = edit.is.release_state.progress.as_ref().is_some_and(|p| p.finished);
+            if old.exposure != new.exposure || (old.until_complete != new.until_complete && !finished) {
                 findings.note(format!(
                     "release `{name}`: the present wave, `{}`, reaches elsewhere{later}{}",
                     new.name,
@@ -82,7 +82,7 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
         let left = if new.is_empty() { "none".to_owned() } else { names(&new) };
         findings.note(format!("release `{name}`: waves ahead change; to come: {left}"));
     }
-    if edit.is.memory.pause.is_some() && edit.is.hold.is_none() {
+    if edit.is.release_state.pause.is_some() && edit.is.hold.is_none() {
         findings.note(format!(
             "release `{name}` is paused: no wave opens by itself until: {}",
             HoldKind::Pause.command(name)
@@ -94,7 +94,7 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
 pub fn completion(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
     if before.holdback != after.holdback {
-        let done = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
+        let done = edit.is.release_state.progress.as_ref().is_some_and(|p| p.finished);
         let done = if done { ": nothing, the release is complete" } else { "" };
         let (was, is) = (before.holdback, after.holdback);
         findings.note(format!("release `{name}`: holdback {was} to {is}{done}"));
@@ -107,9 +107,9 @@ pub fn completion(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
 
 /// Waves that cannot prove their margin within their bake, at the present traffic. They hold until
 /// they can.
-pub fn too_short(plan: &Config, traffic: &BTreeMap<String, KnownTraffic>) -> Vec<PlanFinding> {
+pub fn too_short(config: &Config, traffic: &BTreeMap<String, KnownTraffic>) -> Vec<PlanFinding> {
     let mut findings = vec![];
-    for release in &plan.releases {
+    for release in &config.releases {
         let Some(traffic) = traffic.get(&release.name) else { continue };
         let margin = release.watchdog.margins.errors;
         for wave in release.waves.iter().filter(|w| w.controlled()) {
@@ -154,17 +154,17 @@ step_max = "40%"
     const WAVES: &str =
         "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
 
-    fn plan(release: &str) -> Config {
+    fn config(release: &str) -> Config {
         let text = format!("{BASE}{release}");
-        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().config
     }
 
     /// A standing in the wave of this weight, which is also its name.
     fn at(weight: &str) -> Standings {
-        let reach = Exposure { weight: Weight::parse(weight).unwrap(), segments: 0 };
-        let progress = Some(PlanProgress { wave: weight.into(), reach, finished: false, entry: 0 });
-        let memory = ReleaseState { attempt: 1, progress, ..ReleaseState::default() };
-        standings(ReleaseStanding { memory, reach, ..ReleaseStanding::default() })
+        let exposure = Exposure { weight: Weight::parse(weight).unwrap(), segments: 0 };
+        let progress = Some(PlanProgress { wave: weight.into(), exposure, finished: false, entry: 0 });
+        let release_state = ReleaseState { attempt: 1, progress, ..ReleaseState::default() };
+        standings(ReleaseStanding { release_state, exposure, ..ReleaseStanding::default() })
     }
 
     fn standings(standing: ReleaseStanding) -> Standings {
@@ -172,7 +172,7 @@ step_max = "40%"
     }
 
     fn findings(before: &str, after: &str, standings: &Standings) -> Vec<String> {
-        let found = compare(&plan(before), &plan(after), standings);
+        let found = compare(&config(before), &config(after), standings);
         found.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
     }
 
@@ -222,8 +222,8 @@ step_max = "40%"
 
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
-        let reach = Exposure { weight: Weight::from_parts(50_000), segments: 0 };
-        let standings = standings(ReleaseStanding { reach, ..ReleaseStanding::default() });
+        let exposure = Exposure { weight: Weight::from_parts(50_000), segments: 0 };
+        let standings = standings(ReleaseStanding { exposure, ..ReleaseStanding::default() });
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),
             ["Note: release `r`: waves, and no weight set by hand any more: it goes on in wave `5%`"]
@@ -247,8 +247,8 @@ step_max = "40%"
         let held = |finished: bool, weight: &str| {
             let mut all = at("100%");
             let standing = all.releases.get_mut("r").unwrap();
-            standing.memory.progress.as_mut().unwrap().finished = finished;
-            standing.reach.weight = Weight::parse(weight).unwrap();
+            standing.release_state.progress.as_mut().unwrap().finished = finished;
+            standing.exposure.weight = Weight::parse(weight).unwrap();
             all
         };
         let baking = held(false, "99%");
@@ -274,12 +274,12 @@ step_max = "40%"
         );
         // By hand it is also a raise.
         let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
-        let reach = Exposure { weight: Weight::from_parts(990_000), segments: 0 };
+        let exposure = Exposure { weight: Weight::from_parts(990_000), segments: 0 };
         assert_eq!(
             findings(
                 &by_hand("1%"),
                 &by_hand("0%"),
-                &standings(ReleaseStanding { reach, ..ReleaseStanding::default() })
+                &standings(ReleaseStanding { exposure, ..ReleaseStanding::default() })
             ),
             [
                 "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
@@ -293,7 +293,7 @@ step_max = "40%"
         let traffic = KnownTraffic { rate: 100.0, requests: 30_000, failures: 30 };
         let told = |rate: f64| {
             let all = [("r".to_owned(), KnownTraffic { rate, ..traffic })].into();
-            too_short(&plan(WAVES), &all).into_iter().map(|f| f.message).collect::<Vec<_>>()
+            too_short(&config(WAVES), &all).into_iter().map(|f| f.message).collect::<Vec<_>>()
         };
         let slow = told(100.0);
         assert_eq!(slow.len(), 3, "{slow:?}");

@@ -31,7 +31,7 @@ fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defau
     let starter = check(STARTER).map_err(|r| r.render(Color::Plain)).unwrap();
     assert_eq!(starter.warnings.lines(), Vec::<String>::new());
     let reference = check(REFERENCE).map_err(|r| r.render(Color::Plain)).unwrap();
-    let (a, b) = (&reference.plan, check(BASE).unwrap().plan);
+    let (a, b) = (&reference.config, check(BASE).unwrap().config);
     assert_eq!(
         format!("{:?}", (&a.listen, &a.admin, &a.limits)),
         format!("{:?}", (&b.listen, &b.admin, &b.limits))
@@ -152,7 +152,7 @@ fn an_upstream_has_at_most_as_many_servers_as_a_request_can_try() {
         BASE.replacen("[\"http://127.0.0.1:9001\"]", &format!("[{}]", servers.join(", ")), 1)
     };
     let servers = check(&with(SERVERS_MAX)).map_err(|r| r.render(Color::Plain)).unwrap();
-    assert_eq!(servers.plan.upstreams[0].servers.len(), SERVERS_MAX);
+    assert_eq!(servers.config.upstreams[0].servers.len(), SERVERS_MAX);
     let faults = check(&with(SERVERS_MAX + 1)).map(|_| ()).unwrap_err().lines();
     assert!(faults.iter().any(|l| l.contains("`servers` has more than 256 elements")), "{faults:?}");
     assert!(schema::check(&with(SERVERS_MAX)).is_ok() && schema::check(&with(SERVERS_MAX + 1)).is_err());

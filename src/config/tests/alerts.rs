@@ -60,8 +60,8 @@ fn files_with_secrets_are_read_and_their_lines_are_shown_in_no_fault() {
         examine(&format!("{BASE}{text}"), &origin, &environment).0
     };
     let hook = |file: &str| of(&format!("[alert.a]\nwebhook = \"http://h:1/x\"\nsecret_file = \"{file}\"\n"));
-    let plan = hook("good").map_err(|r| r.lines()).unwrap().plan;
-    assert!(matches!(&plan.alerts[0].kind, ReceiverKind::Webhook { secrets } if secrets.len() == 2));
+    let config = hook("good").map_err(|r| r.lines()).unwrap().config;
+    assert!(matches!(&config.alerts[0].kind, ReceiverKind::Webhook { secrets } if secrets.len() == 2));
     for (file, wanted) in
         [("short", "24 to 64 bytes"), ("bare", "`whsec_`, then base64"), ("none", "there is no file")]
     {
@@ -69,9 +69,9 @@ fn files_with_secrets_are_read_and_their_lines_are_shown_in_no_fault() {
         assert!(told.contains(wanted) && !told.contains("hunter2") && !told.contains("c2hvcnQ"), "{told}");
     }
     let slack = |file: &str| of(&format!("[alert.a]\nslack_file = \"{file}\"\n"));
-    let plan = slack("slack").map_err(|r| r.lines()).unwrap().plan;
-    assert_eq!(plan.alerts[0].address.path, "/services/T0/B0/secret");
-    assert!(!format!("{plan:?}").contains("secret"), "a secret in what may be logged");
+    let config = slack("slack").map_err(|r| r.lines()).unwrap().config;
+    assert_eq!(config.alerts[0].address.path, "/services/T0/B0/secret");
+    assert!(!format!("{config:?}").contains("secret"), "a secret in what may be logged");
     let told = slack("no-slack").map(|_| ()).unwrap_err().lines().join("\n");
     assert!(told.contains("no-slack:1: not an address") && !told.contains("secret"), "{told}");
 }

@@ -88,9 +88,9 @@ proptest! {
         let report = match check(&text) {
             Ok(checked) => {
                 prop_assert_eq!(schema::check(&text), Ok(()));
-                prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::default()).is_empty());
-                prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::stats::cohort::Weight::FULL));
-                prop_assert!(!checked.plan.routes.is_empty());
+                prop_assert!(compare(&checked.config, &check(&text).unwrap().config, &Standings::default()).is_empty());
+                prop_assert!(checked.config.releases.iter().all(|r| r.weight <= crate::stats::cohort::Weight::FULL));
+                prop_assert!(!checked.config.routes.is_empty());
                 checked.warnings
             }
             Err(report) => {
@@ -240,7 +240,7 @@ fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() 
                 prop_assert!(name == "users" || !told.contains(&SECRET[..8]), "{told}");
             }
             Ok(checked) => {
-                let users = &checked.plan.segments[0].users;
+                let users = &checked.config.segments[0].users;
                 prop_assert!(users.len() <= bytes.split(|b| *b == b'\n').count().max(4));
                 if name == "users" {
                     let ids =
@@ -256,7 +256,7 @@ fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() 
                         );
                     }
                 }
-                let IdentitySource::Jwt(jwt) = &checked.plan.identity.from[0] else { return Ok(()) };
+                let IdentitySource::Jwt(jwt) = &checked.config.identity.from[0] else { return Ok(()) };
                 let JwtTrust::Keys { keys, .. } = &jwt.trust else { return Ok(()) };
                 prop_assert!(!keys.is_empty() && keys.iter().all(|k| !k.algorithms.is_empty()));
                 let families = |key: &crate::domain::config::JwtKey| -> Vec<_> {

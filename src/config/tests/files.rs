@@ -7,7 +7,7 @@ fn a_users_file_is_taken_anew_when_it_changes() {
     let folder = Folder::new();
     folder.write("g.toml", edited(&[("users = [\"alice\"]", "users_file = \"users\"")]));
     let users = |n: usize| (0..n).map(|i| format!("user-{i}\n")).collect::<String>();
-    let loaded = || load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap().plan;
+    let loaded = || load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap().config;
     folder.write("users", users(20_000));
     let (first, again) = (loaded(), loaded());
     assert_eq!(first.segments[0].users.len(), 20_000);

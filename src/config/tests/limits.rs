@@ -6,7 +6,7 @@ use super::*;
 fn the_earlier_name_of_stream_grace_is_read_and_the_two_together_are_an_error() {
     let grace = |lines: &str| {
         let checked = check(&format!("{BASE}[limits]\n{lines}\n")).expect("no faults");
-        checked.plan.limits.stream_grace.as_secs()
+        checked.config.limits.stream_grace.as_secs()
     };
     assert_eq!(grace(""), 30);
     assert_eq!(grace("stream_grace = \"7s\""), 7);
@@ -18,7 +18,7 @@ fn the_earlier_name_of_stream_grace_is_read_and_the_two_together_are_an_error() 
 #[test]
 fn abandoned_max_is_the_response_timeout_of_the_upstream_unless_it_is_set() {
     let limits =
-        |lines: &str| check(&format!("{BASE}[limits]\n{lines}\n")).expect("no faults").plan.limits.clone();
+        |lines: &str| check(&format!("{BASE}[limits]\n{lines}\n")).expect("no faults").config.limits.clone();
     assert_eq!(limits("").abandoned_max, None);
     assert_eq!(limits("abandoned_max = \"\"").abandoned_max, None);
     assert_eq!(limits("abandoned_max = \"5s\"").abandoned_max.map(|max| max.as_secs()), Some(5));

@@ -589,11 +589,11 @@ fn faults_of_named_files_name_the_file_and_the_line_and_show_no_secret() {
     let keys = std::fs::read_to_string(folder.0.join("jwks")).unwrap().replace("\"alg\": \"HS256\", ", "");
     folder.write("jwks", keys);
     let checked = load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap();
-    let plan = &checked.plan;
-    assert_eq!(plan.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
-    assert_eq!(plan.segments[0].users.len(), 3);
-    assert!(plan.segments[0].users.contains(b"bob") && plan.segments[0].users.contains("Ä".as_bytes()));
-    let crate::domain::config::IdentitySource::Jwt(jwt) = &plan.identity.from[0] else { panic!() };
+    let config = &checked.config;
+    assert_eq!(config.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
+    assert_eq!(config.segments[0].users.len(), 3);
+    assert!(config.segments[0].users.contains(b"bob") && config.segments[0].users.contains("Ä".as_bytes()));
+    let crate::domain::config::IdentitySource::Jwt(jwt) = &config.identity.from[0] else { panic!() };
     let crate::domain::config::JwtTrust::Keys { keys, .. } = &jwt.trust else { panic!() };
     let hmac = |a: &jsonwebtoken::Algorithm| a.family() == jsonwebtoken::AlgorithmFamily::Hmac;
     let families: Vec<bool> = keys.iter().map(|k| k.algorithms.iter().any(hmac)).collect();
@@ -607,7 +607,7 @@ fn ids_of_segments_are_normalised_like_those_of_requests() {
         ("[release.r]", "[identity]\nnormalise = \"lowercase\"\n[release.r]"),
     ]);
     let checked = check(&text).unwrap();
-    assert!(checked.plan.segments[0].users.contains(b"alice"));
+    assert!(checked.config.segments[0].users.contains(b"alice"));
 }
 
 /// Damages the text at random: cuts it, removes or doubles a part, or overwrites it with a
@@ -642,8 +642,8 @@ proptest! {
             Ok(checked) => {
                 prop_assert_eq!(schema::check(&text), Ok(()));
                 let again = check(&checked.text).unwrap();
-                prop_assert_eq!(format!("{:?}", again.plan), format!("{:?}", checked.plan));
-                prop_assert_eq!(compare(&again.plan, &checked.plan, &Standings::default()), vec![]);
+                prop_assert_eq!(format!("{:?}", again.config), format!("{:?}", checked.config));
+                prop_assert_eq!(compare(&again.config, &checked.config, &Standings::default()), vec![]);
             }
             Err(report) => {
                 prop_assert!(report.errors() > 0);

@@ -105,9 +105,9 @@ fn a_byte_order_mark_is_no_part_of_any_file_that_the_config_names() {
     for mark in ["", "\u{feff}"] {
         files.iter().for_each(|(name, text)| drop(folder.write(name, format!("{mark}{text}"))));
         assert_eq!(folder.lines("g.toml"), Vec::<String>::new(), "{mark:?}");
-        let plan = load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap().plan;
-        assert_eq!(plan.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
-        assert!(plan.segments[0].users.contains(b"alice") && plan.segments[0].users.len() == 2);
-        assert_eq!(plan.admin.tokens.unwrap().name_of(b"0123456789abcdef"), Some("ops"));
+        let config = load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap().config;
+        assert_eq!(config.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
+        assert!(config.segments[0].users.contains(b"alice") && config.segments[0].users.len() == 2);
+        assert_eq!(config.admin.tokens.unwrap().name_of(b"0123456789abcdef"), Some("ops"));
     }
 }

@@ -38,12 +38,12 @@ fn each_fault_says_where_and_what_to_type() {
 
 #[test]
 fn nothing_is_traced_unless_a_collector_is_named() {
-    let plan = check(BASE).unwrap().plan;
-    assert_eq!((plan.metrics, plan.traces), (MetricsDetail::Full, None));
+    let config = check(BASE).unwrap().config;
+    assert_eq!((config.metrics, config.traces), (MetricsDetail::Full, None));
     let text = "[metrics]\ndetail = \"deciding\"\n[traces]\nendpoint = \"https://h/v1/traces\"\n";
-    let plan = check(&format!("{BASE}{text}")).unwrap().plan;
-    let traces = plan.traces.unwrap();
-    assert_eq!(plan.metrics, MetricsDetail::Deciding);
+    let config = check(&format!("{BASE}{text}")).unwrap().config;
+    let traces = config.traces.unwrap();
+    assert_eq!(config.metrics, MetricsDetail::Deciding);
     assert_eq!((traces.address.port, traces.sample), (443, Weight::from_parts(10_000)));
     assert!(traces.tls.is_some());
     let bare = check(&format!("{BASE}[traces]\nendpoint = \"http://h:4318\"\n")).unwrap();

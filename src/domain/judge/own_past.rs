@@ -120,8 +120,8 @@ impl FadingAverage {
     fn learn(&mut self, mut x: f64) {
         if self.n >= KNOWN_UNCONTROLLED {
             // A short trouble widens the variance only a little.
-            let reach = CLIP * self.variance.sqrt().max(0.02 * self.mean.abs()).max(1e-3);
-            x = x.clamp(self.mean - reach, self.mean + reach);
+            let exposure = CLIP * self.variance.sqrt().max(0.02 * self.mean.abs()).max(1e-3);
+            x = x.clamp(self.mean - exposure, self.mean + exposure);
         }
         self.n = (self.n + 1.0).min(MEMORY);
         let off = x - self.mean;

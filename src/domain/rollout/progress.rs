@@ -12,7 +12,7 @@ pub struct PlanProgress {
     /// The name of the current wave.
     pub wave: String,
     /// Its reach, or its last reach in the file.
-    pub reach: Exposure,
+    pub exposure: Exposure,
     /// It is the last one, and passed its gates.
     pub finished: bool,
     /// Number of the ledger entry that records its opening; 0: not recorded yet.
@@ -21,7 +21,7 @@ pub struct PlanProgress {
 
 impl PlanProgress {
     pub fn entering(wave: &Wave) -> PlanProgress {
-        PlanProgress { wave: wave.name.clone(), reach: wave.reach, finished: false, entry: 0 }
+        PlanProgress { wave: wave.name.clone(), exposure: wave.exposure, finished: false, entry: 0 }
     }
 
     /// The index of the current wave.
@@ -33,12 +33,12 @@ impl PlanProgress {
     /// `standing`: the reach in force if there is no progress, as for a weight set by hand.
     pub fn under(
         before: Option<&PlanProgress>,
-        course: Strategy<'_>,
+        strategy: Strategy<'_>,
         standing: Exposure,
     ) -> Option<PlanProgress> {
-        let Strategy::Waves(waves) = course else { return None };
+        let Strategy::Waves(waves) = strategy else { return None };
         if let Some((known, place)) = before.and_then(|b| Some((b, b.place(waves)?))) {
-            let same = known.reach == waves[place].reach && place + 1 == waves.len();
+            let same = known.exposure == waves[place].exposure && place + 1 == waves.len();
             let finished = known.finished && same;
             return Some(PlanProgress {
                 finished,
@@ -46,9 +46,9 @@ impl PlanProgress {
                 ..PlanProgress::entering(&waves[place])
             });
         }
-        let come = before.map_or(standing, |b| b.reach);
+        let come = before.map_or(standing, |b| b.exposure);
         let no_further =
-            |w: &&Wave| w.until_complete.weight <= come.weight && w.reach.segments <= come.segments;
+            |w: &&Wave| w.until_complete.weight <= come.weight && w.exposure.segments <= come.segments;
         waves.iter().rfind(no_further).map(PlanProgress::entering)
     }
 }

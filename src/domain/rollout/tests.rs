@@ -45,7 +45,7 @@ fn freeze(weight: Weight) -> Freeze {
 /// results.
 #[derive(Clone)]
 struct Rollout {
-    memory: ReleaseState,
+    release_state: ReleaseState,
     climb: WaveController,
     now: Duration,
     attempt: u64,
@@ -86,7 +86,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl Rollout {
     fn new() -> Rollout {
         Rollout {
-            memory: ReleaseState::default(),
+            release_state: ReleaseState::default(),
             climb: WaveController::new(0, Duration::ZERO),
             now: Duration::ZERO,
             attempt: 1,
@@ -111,7 +111,7 @@ impl Rollout {
         }
     }
 
-    fn course(&self) -> Strategy<'_> {
+    fn strategy(&self) -> Strategy<'_> {
         match self.plan.is_empty() {
             true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
             false => Strategy::Waves(&self.plan),
@@ -120,7 +120,7 @@ impl Rollout {
 
     fn effective(&self) -> (Effective, Option<Hold>) {
         let now = Conditions { stop_file: self.stop_file };
-        effective(&self.memory, self.memory.reach(self.course()), self.attempt, now)
+        effective(&self.release_state, self.release_state.exposure(self.strategy()), self.attempt, now)
     }
 
     fn weight(&self) -> Weight {
@@ -128,7 +128,7 @@ impl Rollout {
     }
 
     fn wave(&self) -> Option<&Wave> {
-        self.plan.get(self.memory.present(&self.plan)?)
+        self.plan.get(self.release_state.present(&self.plan)?)
     }
 
     /// Starts another stage if the force has changed.
@@ -143,8 +143,8 @@ impl Rollout {
     }
 
     fn apply(&mut self, input: RolloutInput<'_>) -> RolloutStep {
-        let (memory, what) = step(&self.memory, input);
-        self.memory = memory;
+        let (release_state, what) = step(&self.release_state, input);
+        self.release_state = release_state;
         self.restage(matches!(what, RolloutStep::Resumed | RolloutStep::Rearmed | RolloutStep::VersionBegun));
         what
     }
@@ -156,14 +156,14 @@ impl Rollout {
         change(self);
         let standing = version::VersionState {
             complete: before.is_complete(),
-            reach: match before.effective().0 {
-                Effective::At(reach) => reach,
+            exposure: match before.effective().0 {
+                Effective::At(exposure) => exposure,
                 Effective::Held => Exposure::NOBODY,
             },
-            held: before.memory.guards_versions(),
+            held: before.release_state.guards_versions(),
         };
-        let raised = self.attempt > before.memory.attempt;
-        let change = before.memory.versions.change(&self.versions(), raised, Some(standing));
+        let raised = self.attempt > before.release_state.attempt;
+        let change = before.release_state.versions.change(&self.versions(), raised, Some(standing));
         if change == VersionChange::Undeclared {
             *self = Rollout { refused: true, ..before };
             return;
@@ -185,21 +185,21 @@ impl Rollout {
 
     fn configure(&mut self, change: VersionChange, weight_edited: bool) {
         let standing = match self.staged.0 {
-            Effective::At(reach) => reach,
+            Effective::At(exposure) => exposure,
             Effective::Held => Exposure::NOBODY,
         };
         let plan = self.plan.clone();
-        let course = match plan.is_empty() {
+        let strategy = match plan.is_empty() {
             true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
             false => Strategy::Waves(&plan),
         };
         let (attempt, versions) = (self.attempt, self.versions());
         let configured =
-            RolloutInput::Configure { attempt, course, standing, versions, change, weight_edited };
-        let (memory, what) = step(&self.memory, configured);
-        self.memory = memory;
+            RolloutInput::Configure { attempt, strategy, standing, versions, change, weight_edited };
+        let (release_state, what) = step(&self.release_state, configured);
+        self.release_state = release_state;
         if self.stop_file {
-            self.memory = step(&self.memory, RolloutInput::Stop { course }).0;
+            self.release_state = step(&self.release_state, RolloutInput::Stop { strategy }).0;
         }
         self.restage(matches!(what, RolloutStep::Rearmed | RolloutStep::VersionBegun));
     }
@@ -213,10 +213,10 @@ impl Rollout {
         let standing = WavePosition {
             stage: self.stage,
             waves: &plan,
-            present: self.memory.present(&plan),
-            finished: self.memory.progress.as_ref().is_some_and(|p| p.finished),
+            present: self.release_state.present(&plan),
+            finished: self.release_state.progress.as_ref().is_some_and(|p| p.finished),
             held: self.effective().1.is_some(),
-            paused: self.memory.pause.is_some() || self.memory.maintenance.is_some(),
+            paused: self.release_state.pause.is_some() || self.release_state.maintenance.is_some(),
             watched: self.watched,
             before: self.before,
         };
@@ -305,11 +305,11 @@ impl Rollout {
                 self.stop_file = rest == "on";
                 if self.stop_file {
                     let plan = self.plan.clone();
-                    let course = match plan.is_empty() {
+                    let strategy = match plan.is_empty() {
                         true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
                         false => Strategy::Waves(&plan),
                     };
-                    self.memory = step(&self.memory, RolloutInput::Stop { course }).0;
+                    self.release_state = step(&self.release_state, RolloutInput::Stop { strategy }).0;
                 }
                 self.restage(false);
             }
@@ -327,8 +327,11 @@ impl Rollout {
                 (self.before, self.watched) = (self.spent, self.spent.watched);
                 // The file may have been edited while the process was down.
                 self.set_servers(rest);
-                let change =
-                    self.memory.versions.change(&self.versions(), self.attempt > self.memory.attempt, None);
+                let change = self.release_state.versions.change(
+                    &self.versions(),
+                    self.attempt > self.release_state.attempt,
+                    None,
+                );
                 self.configure(change, false);
             }
             "trip" => drop(self.apply(RolloutInput::Trip(trip()))),
@@ -336,9 +339,9 @@ impl Rollout {
             "resume" => {
                 let (ends, at) = rest.split_once(' ').unwrap_or((rest, ""));
                 // Like the writer: no further than the current wave.
-                let come = self.memory.present(&plan).map_or(0, |i| i + 1);
+                let come = self.release_state.present(&plan).map_or(0, |i| i + 1);
                 let named = plan[..come].iter().find(|w| w.name == at);
-                let at = named.or(plan.first().filter(|_| self.memory.progress.is_some()));
+                let at = named.or(plan.first().filter(|_| self.release_state.progress.is_some()));
                 let ends = HoldKind::parse(ends).unwrap();
                 // Like the writer: an existing stop file is removed first.
                 if !(ends == HoldKind::Hold && self.stop_file) {
@@ -368,7 +371,8 @@ impl Rollout {
 
     fn is_complete(&self) -> bool {
         let (effective, hold) = self.effective();
-        RolloutState::of(&self.memory, self.course(), hold.as_ref(), effective) == RolloutState::Complete
+        RolloutState::of(&self.release_state, self.strategy(), hold.as_ref(), effective)
+            == RolloutState::Complete
     }
 
     fn set_servers(&mut self, text: &str) {
@@ -382,7 +386,7 @@ impl Rollout {
             return "refused".to_owned();
         }
         let (effective, hold) = self.effective();
-        let state = RolloutState::of(&self.memory, self.course(), hold.as_ref(), effective);
+        let state = RolloutState::of(&self.release_state, self.strategy(), hold.as_ref(), effective);
         let wave = self.wave().map_or("-", |w| w.name.as_str());
         format!("{} {wave} {}", state.label(), effective.weight())
     }
@@ -600,17 +604,17 @@ fn an_older_attempt_than_was_seen_is_held() {
     let none = Strategy::ByHand(Exposure { weight: Weight::FULL, segments: 0 });
     let configure = |attempt| RolloutInput::Configure {
         attempt,
-        course: none,
+        strategy: none,
         standing: Exposure::NOBODY,
         versions: Versions::default(),
         change: VersionChange::Same,
         weight_edited: false,
     };
-    let (memory, what) = step(&ReleaseState::default(), configure(3));
+    let (release_state, what) = step(&ReleaseState::default(), configure(3));
     assert_eq!(what, RolloutStep::Met);
-    let (memory, what) = step(&memory, configure(2));
-    assert_eq!((what, memory.attempt), (RolloutStep::Unchanged, 3));
-    let (held, why) = effective(&memory, memory.reach(none), 2, Conditions::default());
+    let (release_state, what) = step(&release_state, configure(2));
+    assert_eq!((what, release_state.attempt), (RolloutStep::Unchanged, 3));
+    let (held, why) = effective(&release_state, release_state.exposure(none), 2, Conditions::default());
     assert_eq!((held, why), (Effective::Held, Some(Hold::AttemptOld { seen: 3 })));
 }
 
@@ -631,7 +635,9 @@ fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
 #[test]
 fn gates_open_nothing_while_a_person_or_a_trip_holds() {
     let plan = waves("1%:10m 5%:10m");
-    let open = |memory: &ReleaseState, opener| step(memory, RolloutInput::Open { waves: &plan, opener }).1;
+    let open = |release_state: &ReleaseState, opener| {
+        step(release_state, RolloutInput::Open { waves: &plan, opener }).1
+    };
     let started = ReleaseState {
         progress: Some(PlanProgress::entering(&plan[0])),
         attempt: 1,

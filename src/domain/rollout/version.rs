@@ -43,7 +43,7 @@ pub enum VersionChange {
 pub struct VersionState {
     pub complete: bool,
     /// In force.
-    pub reach: Exposure,
+    pub exposure: Exposure,
     /// It is held in a way that forbids another version without a declaration.
     pub held: bool,
 }
@@ -79,7 +79,7 @@ impl Versions {
         match standing {
             _ if complete && taken_over && new => VersionChange::Succeeded,
             _ if complete && taken_over => VersionChange::TakenOver,
-            Some(s) if s.reach == Exposure::NOBODY && !s.held => VersionChange::Unused,
+            Some(s) if s.exposure == Exposure::NOBODY && !s.held => VersionChange::Unused,
             _ => VersionChange::Undeclared,
         }
     }
@@ -99,13 +99,13 @@ impl VersionChange {
 
     /// The hold of a version that begins. Waves begin before the first one, and need no hold; a
     /// weight set by hand counts once a person has chosen it for this version.
-    pub fn holds(self, course: Strategy<'_>) -> Option<ManualHold> {
+    pub fn holds(self, strategy: Strategy<'_>) -> Option<ManualHold> {
         let hold = match self {
             VersionChange::Same | VersionChange::TakenOver | VersionChange::Unused => false,
             VersionChange::Declared | VersionChange::Succeeded => {
-                matches!(course, Strategy::ByHand(reach) if reach != Exposure::NOBODY)
+                matches!(strategy, Strategy::ByHand(exposure) if exposure != Exposure::NOBODY)
             }
-            VersionChange::Undeclared => course != Strategy::ByHand(Exposure::NOBODY),
+            VersionChange::Undeclared => strategy != Strategy::ByHand(Exposure::NOBODY),
         };
         hold.then_some(ManualHold::NewVersion)
     }
@@ -134,8 +134,8 @@ mod tests {
     }
 
     fn standing(percent: &str) -> VersionState {
-        let reach = Exposure { weight: Weight::parse(percent).unwrap(), segments: 0 };
-        VersionState { complete: false, reach, held: false }
+        let exposure = Exposure { weight: Weight::parse(percent).unwrap(), segments: 0 };
+        VersionState { complete: false, exposure, held: false }
     }
 
     #[test]

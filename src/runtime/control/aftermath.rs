@@ -14,13 +14,15 @@ impl SharedState {
         let mut writer = self.writer();
         let snapshot = self.snapshot();
         let Some(running) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
-        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
+        let release_state = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let Some(trip) = release_state.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else {
+            return;
+        };
         let evidence =
             json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": arm_counts(recent)});
-        let (memory, _) = rollout::step(&memory, RolloutInput::StableSame { at_ms: since_ms });
+        let (release_state, _) = rollout::step(&release_state, RolloutInput::StableSame { at_ms: since_ms });
         let origin = ChangeOrigin { actor: "watchdog".into(), reason: None };
         let kind = "stable_shows_the_same";
-        self.change(&mut writer, running, memory, kind, &origin, detail, evidence, String::new());
+        self.change(&mut writer, running, release_state, kind, &origin, detail, evidence, String::new());
     }
 }

@@ -28,7 +28,7 @@ impl SharedState {
         length: Duration,
     ) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
-        let (running, memory) = self.remembered(&writer, name)?;
+        let (running, release_state) = self.remembered(&writer, name)?;
         if running.state == RolloutState::RolledBack {
             let why = Hold::Tripped.explain(name);
             return Err(ChangeRefused::NotNow(format!(
@@ -74,9 +74,18 @@ impl SharedState {
         let detail = format!("maintenance {change} {longer}, until {}: {EFFECT}", clock::rfc3339(until_ms));
         let evidence =
             json!({"change": change, "until": clock::rfc3339(until_ms), "for_s": length.as_secs_f64()});
-        let (memory, _) = rollout::step(&memory, RolloutInput::Maintain(of));
+        let (release_state, _) = rollout::step(&release_state, RolloutInput::Maintain(of));
         writer.maintained.insert(name.to_owned(), until);
-        Ok(self.change(&mut writer, &running, memory, "maintenance", origin, detail, evidence, message))
+        Ok(self.change(
+            &mut writer,
+            &running,
+            release_state,
+            "maintenance",
+            origin,
+            detail,
+            evidence,
+            message,
+        ))
     }
 
     /// Ends the current maintenance early, for a person.
@@ -118,13 +127,13 @@ impl SharedState {
         detail: String,
     ) -> ChangeResult {
         let name = &running.release.name;
-        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let change = memory.maintenance.as_ref().map(|of| of.change.clone());
-        let (memory, _) = rollout::step(&memory, RolloutInput::EndMaintenance);
+        let release_state = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let change = release_state.maintenance.as_ref().map(|of| of.change.clone());
+        let (release_state, _) = rollout::step(&release_state, RolloutInput::EndMaintenance);
         writer.maintained.remove(name);
         let evidence = json!({"change": change, "ends": true});
         let message = "the maintenance is over: ceilings and both_arms act again, waves go on".to_owned();
-        self.change(writer, running, memory, "maintenance", origin, detail, evidence, message)
+        self.change(writer, running, release_state, "maintenance", origin, detail, evidence, message)
     }
 
     fn remembered(

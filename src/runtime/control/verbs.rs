@@ -53,8 +53,8 @@ impl SharedState {
     /// Pauses the waves of a release, for a person.
     pub fn pause(&self, name: &str, origin: &ChangeOrigin) -> Result<ChangeResult, ChangeRefused> {
         let mut writer = self.writer();
-        let (running, memory) = self.with_waves(&writer, name)?;
-        if let Some(pause) = &memory.pause {
+        let (running, release_state) = self.with_waves(&writer, name)?;
+        if let Some(pause) = &release_state.pause {
             return Ok(ChangeResult {
                 state: running.state,
                 ledger: pause.entry,
@@ -75,14 +75,14 @@ impl SharedState {
             reason: origin.reason.clone().unwrap_or_default(),
             entry: 0,
         };
-        let (memory, _) = rollout::step(&memory, RolloutInput::Pause(pause));
+        let (release_state, _) = rollout::step(&release_state, RolloutInput::Pause(pause));
         let detail = match running.wave() {
             Some(wave) => format!("paused in wave `{}`", wave.name),
             None => "paused before the first wave".to_owned(),
         };
         let message =
             format!("{detail}; the weight stays at {}, the watchdog goes on", running.effective.weight());
-        Ok(self.change(&mut writer, &running, memory, "pause", origin, detail, Value::Null, message))
+        Ok(self.change(&mut writer, &running, release_state, "pause", origin, detail, Value::Null, message))
     }
 
     /// Opens the next wave, which the person must name.
@@ -95,7 +95,7 @@ impl SharedState {
     ) -> Result<ChangeResult, ChangeRefused> {
         let shown = self.shown_now(name);
         let mut writer = self.writer();
-        let (running, memory) = self.with_waves(&writer, name)?;
+        let (running, release_state) = self.with_waves(&writer, name)?;
         let waves = &running.release.waves;
         let Some(wave) = &promotion.wave else {
             return Err(ChangeRefused::Unclear(format!(
@@ -127,7 +127,7 @@ impl SharedState {
         if running.present == Some(index) {
             return Ok(ChangeResult {
                 state: running.state,
-                ledger: memory.progress.as_ref().map_or(0, |p| p.entry),
+                ledger: release_state.progress.as_ref().map_or(0, |p| p.entry),
                 message: format!(
                     "wave `{}` is open already, {} of users are in new; nothing changes",
                     wave.name, wave.until_complete.weight
@@ -171,7 +171,8 @@ impl SharedState {
                 quoted(&wave.name),
             )));
         }
-        let (memory, what) = rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Person });
+        let (release_state, what) =
+            rollout::step(&release_state, RolloutInput::Open { waves, opener: Opener::Person });
         if what != RolloutStep::Opened(index) {
             return Err(ChangeRefused::NotNow(format!("{name} cannot be promoted. {}", stands(&running))));
         }
@@ -182,7 +183,7 @@ impl SharedState {
             gates => format!("it skips {}", gates.join(", ")),
         };
         let detail = format!("opens wave `{}`; {summary}", wave.name);
-        let paused = if memory.pause.is_some() { "; still paused" } else { "" };
+        let paused = if release_state.pause.is_some() { "; still paused" } else { "" };
         let message = format!(
             "wave `{}` is open, {} of users are in new; {summary}{paused}",
             wave.name, wave.until_complete.weight
@@ -194,7 +195,7 @@ impl SharedState {
             "despite": promotion.despite,
             "gates": gate_evidence::written(&wave_status, GateDecision::Promote),
         });
-        Ok(self.change(&mut writer, &running, memory, "promote", origin, detail, evidence, message))
+        Ok(self.change(&mut writer, &running, release_state, "promote", origin, detail, evidence, message))
     }
 
     /// The current wave's evidence so far, and its stage; `None`: no wave is open.
@@ -241,35 +242,38 @@ impl SharedState {
         let mut writer = self.writer();
         let before = self.snapshot();
         let running = before.releases.iter().find(|r| r.release.name == name);
-        let Some(memory) = writer.image.releases.get(name).cloned() else {
+        let Some(release_state) = writer.image.releases.get(name).cloned() else {
             return Err(ChangeRefused::UnknownRelease(name.to_owned()));
         };
-        if let Some(running) = running.filter(|r| r.release.attempt < memory.attempt) {
-            let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
+        if let Some(running) = running.filter(|r| r.release.attempt < release_state.attempt) {
+            let why = Hold::AttemptOld { seen: release_state.attempt }.explain(name);
             return Err(ChangeRefused::NotNow(format!(
                 "attempt {} cannot be resumed: {why}",
                 running.release.attempt
             )));
         }
-        let ends = which(name, &memory, resumption.ends, &writer)?;
+        let ends = which(name, &release_state, resumption.ends, &writer)?;
         if ends == HoldKind::Hold && writer.stop_file {
             return Err(ChangeRefused::NotNow(format!(
                 "{name} stays held: {}",
                 Hold::StopFile.explain(name)
             )));
         }
-        let by_hand = running.map_or(Weight::ZERO, |running| match running.release.course() {
-            Strategy::ByHand(reach) => reach.weight,
+        let by_hand = running.map_or(Weight::ZERO, |running| match running.release.strategy() {
+            Strategy::ByHand(exposure) => exposure.weight,
             Strategy::Waves(_) => Weight::ZERO,
         });
-        if ends == HoldKind::Hold && memory.awaits == Some(ManualHold::NewVersion) && by_hand > Weight::ZERO {
+        if ends == HoldKind::Hold
+            && release_state.awaits == Some(ManualHold::NewVersion)
+            && by_hand > Weight::ZERO
+        {
             return Err(ChangeRefused::NotNow(format!(
                 "{name} stays at 0%: the file's {by_hand} stood there for the version before; write another weight into the file"
             )));
         }
         let waves = running.map_or(&[][..], |running| &running.release.waves);
-        let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;
-        let (cleared, what) = rollout::step(&memory, RolloutInput::Resume { ends, at });
+        let at = resumed_wave(name, &release_state, ends, waves, resumption.at.as_deref())?;
+        let (cleared, what) = rollout::step(&release_state, RolloutInput::Resume { ends, at });
         let evidence = match what {
             RolloutStep::Unpaused => EvidenceEffect::Keeps,
             _ => EvidenceEffect::StartsAfresh,
@@ -349,7 +353,7 @@ impl SharedState {
             }));
         }
         let mut writer = self.writer();
-        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let release_state = writer.image.releases.get(name).cloned().unwrap_or_default();
         let detail = match finding {
             StandingFinding::Notice => {
                 format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh")
@@ -358,7 +362,7 @@ impl SharedState {
         };
         let message = format!("{detail}; nothing else changes");
         let evidence = json!({"ends": finding.label()});
-        Ok(self.change(&mut writer, running, memory, "resume", origin, detail, evidence, message))
+        Ok(self.change(&mut writer, running, release_state, "resume", origin, detail, evidence, message))
     }
 }
 
@@ -399,7 +403,7 @@ fn find_wave(waves: &[Wave], text: &str) -> Option<usize> {
         return Some(index);
     }
     let weight = Weight::parse(text).ok()?;
-    let mut with = waves.iter().enumerate().filter(|(_, wave)| wave.reach.weight == weight);
+    let mut with = waves.iter().enumerate().filter(|(_, wave)| wave.exposure.weight == weight);
     with.next().map(|(index, _)| index).filter(|_| with.next().is_none())
 }
 
@@ -425,11 +429,11 @@ fn skipped(wave_status: &WaveStatus) -> Vec<&Gate> {
 /// The one hold that a resume ends.
 fn which(
     name: &str,
-    memory: &ReleaseState,
+    release_state: &ReleaseState,
     named: Option<HoldKind>,
     writer: &SnapshotBuilder,
 ) -> Result<HoldKind, ChangeRefused> {
-    let holds = memory.ends();
+    let holds = release_state.ends();
     let list = || holds.iter().map(|ends| ends.command(name)).collect::<Vec<_>>().join(", or: ");
     match (named, &holds[..]) {
         (Some(ends), _) if holds.contains(&ends) => Ok(ends),
@@ -457,12 +461,12 @@ fn which(
 /// The wave in which a release continues; `None`: the current one.
 fn resumed_wave<'a>(
     name: &str,
-    memory: &ReleaseState,
+    release_state: &ReleaseState,
     ends: HoldKind,
     waves: &'a [Wave],
     at: Option<&str>,
 ) -> Result<Option<&'a Wave>, ChangeRefused> {
-    let present = memory.present(waves);
+    let present = release_state.present(waves);
     match at {
         None if ends == HoldKind::Rollback => Ok(waves.first().filter(|_| present.is_some())),
         None => Ok(None),

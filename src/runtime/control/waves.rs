@@ -27,7 +27,7 @@ impl SharedState {
     /// `None`: the stage is over, or a hold prevents it.
     pub fn advance(&self, name: &str, stage: u64, wave_status: &WaveStatus) -> Option<CommitId> {
         let mut writer = self.writer();
-        let (running, memory) = self.with_waves(&writer, name).ok()?;
+        let (running, release_state) = self.with_waves(&writer, name).ok()?;
         if running.stage != stage
             || running.hold.is_some()
             || running.maintenance.is_some()
@@ -36,11 +36,13 @@ impl SharedState {
             return None;
         }
         let waves = &running.release.waves;
-        let (memory, what) = match wave_status.act {
+        let (release_state, what) = match wave_status.act {
             WaveAction::Wait => return None,
-            WaveAction::Open => rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Gates }),
-            WaveAction::Finish => rollout::step(&memory, RolloutInput::Finish { waves }),
-            WaveAction::TellHold => (memory, RolloutStep::Unchanged),
+            WaveAction::Open => {
+                rollout::step(&release_state, RolloutInput::Open { waves, opener: Opener::Gates })
+            }
+            WaveAction::Finish => rollout::step(&release_state, RolloutInput::Finish { waves }),
+            WaveAction::TellHold => (release_state, RolloutStep::Unchanged),
         };
         let present = running.wave().map_or("the start", |w| w.name.as_str());
         let (decision, detail, index) = match what {
@@ -70,7 +72,8 @@ impl SharedState {
         let wave = index.and_then(|i| Some(wave_record(&running, i, waves.get(i)?)));
         let evidence = json!({"wave": wave, "gates": gate_evidence::written(wave_status, decision)});
         let origin = ChangeOrigin { actor: ACTOR.into(), reason: None };
-        self.change(&mut writer, &running, memory, "wave", &origin, detail, evidence, String::new()).commit
+        self.change(&mut writer, &running, release_state, "wave", &origin, detail, evidence, String::new())
+            .commit
     }
 
     /// The state of each release.
@@ -105,7 +108,7 @@ impl SharedState {
         &self,
         writer: &mut SnapshotBuilder,
         running: &ReleaseSnapshot,
-        memory: ReleaseState,
+        release_state: ReleaseState,
         kind: &str,
         origin: &ChangeOrigin,
         detail: String,
@@ -113,7 +116,7 @@ impl SharedState {
         message: String,
     ) -> ChangeResult {
         let name = &running.release.name;
-        writer.image.releases.insert(name.clone(), memory);
+        writer.image.releases.insert(name.clone(), release_state);
         let before = self.snapshot();
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, EvidenceEffect::Keeps));
         let after = next.releases.iter().find(|r| r.release.name == *name);
@@ -141,12 +144,12 @@ pub(super) fn barred_by(writer: &SnapshotBuilder, release: &ReleaseSnapshot) -> 
 }
 
 pub(super) fn wave_record(running: &ReleaseSnapshot, index: usize, wave: &Wave) -> Value {
-    let segments = running.release.segments.iter().take(wave.reach.segments).map(|s| s.name.as_str());
+    let segments = running.release.segments.iter().take(wave.exposure.segments).map(|s| s.name.as_str());
     json!({
         "number": index + 1,
         "of": running.release.waves.len(),
         "name": wave.name,
-        "weight": wave.reach.weight.percent(),
+        "weight": wave.exposure.weight.percent(),
         "held_back": wave.holds_back().percent(),
         "segments": segments.collect::<Vec<_>>(),
     })

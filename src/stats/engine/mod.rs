@@ -161,12 +161,12 @@ pub struct RequestStart {
     /// The stratum of its route, if any.
     pub stratum: Option<u8>,
     /// Number of the server within its arm. `None`: none yet, or unknown.
-    /// Numbers above [`SERVERS_MAX`] share the last one.
+    /// Numbers above [`SERVER_NUMBER_MAX`] share the last one.
     pub server: Option<u8>,
 }
 
 /// Distinguished servers of an arm.
-pub const SERVERS_MAX: u8 = 254;
+pub const SERVER_NUMBER_MAX: u8 = 254;
 
 /// An outcome of a request, `after` its arrival.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileImage {
-    pub(super) releases: BTreeMap<String, FileMemory>,
+    pub(super) releases: BTreeMap<String, FileReleaseState>,
     hold_strangers: bool,
     ledger: u64,
     #[serde(default)]
@@ -27,7 +27,7 @@ pub(super) struct FileImage {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct FileMemory {
+pub(super) struct FileReleaseState {
     attempt: u64,
     trip: Option<FileTrip>,
     freeze: Option<FileFreeze>,
@@ -140,7 +140,7 @@ struct FileFreeze {
 
 impl From<&StateImage> for FileImage {
     fn from(image: &StateImage) -> Self {
-        let memory = |m: &ReleaseState| FileMemory {
+        let memory = |m: &ReleaseState| FileReleaseState {
             attempt: m.attempt,
             trip: m.trip.as_ref().map(|t| FileTrip {
                 cause: t.cause.label().to_owned(),
@@ -179,8 +179,8 @@ impl From<&StateImage> for FileImage {
             }),
             progress: m.progress.as_ref().map(|p| FileProgress {
                 wave: p.wave.clone(),
-                weight_ppm: p.reach.weight.parts(),
-                segments: p.reach.segments,
+                weight_ppm: p.exposure.weight.parts(),
+                segments: p.exposure.segments,
                 finished: p.finished,
                 entry: p.entry,
             }),
@@ -226,7 +226,7 @@ impl TryFrom<FileImage> for StateImage {
 
     fn try_from(file: FileImage) -> Result<Self, UnknownCause> {
         let cause = |label: &str| Cause::parse(label).ok_or_else(|| UnknownCause(label.to_owned()));
-        let memory = |m: FileMemory| -> Result<ReleaseState, UnknownCause> {
+        let memory = |m: FileReleaseState| -> Result<ReleaseState, UnknownCause> {
             Ok(ReleaseState {
                 attempt: m.attempt,
                 trip: m
@@ -276,7 +276,7 @@ impl TryFrom<FileImage> for StateImage {
                 }),
                 progress: m.progress.map(|p| PlanProgress {
                     wave: p.wave,
-                    reach: Exposure { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
+                    exposure: Exposure { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
                     finished: p.finished,
                     entry: p.entry,
                 }),

@@ -226,15 +226,15 @@ pub async fn run(shared: Arc<SharedState>) {
     // A rollback that a script has lifted before the next look is sent nevertheless.
     let mut decided = shared.commits.told.subscribe();
     loop {
-        let plan = shared.snapshot().plan.clone();
-        receivers.retain(|told| plan.alerts.contains(told.mailbox.receiver()));
-        for receiver in &plan.alerts {
+        let config = shared.snapshot().config.clone();
+        receivers.retain(|told| config.alerts.contains(told.mailbox.receiver()));
+        for receiver in &config.alerts {
             if !receivers.iter().any(|told| told.mailbox.receiver() == receiver) {
                 let mailbox = Mailbox::open(receiver.clone(), shared.clone());
                 receivers.push(ReceiverState { mailbox, standing: StandingAlerts::default() });
             }
         }
-        shared.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
+        shared.alerts.keep(|name| config.alerts.iter().any(|r| r.name == name));
         if shared.gauges.last_reload_ok.load(Relaxed) {
             reload_failed = None;
         } else {
@@ -348,11 +348,11 @@ fn of_release(shared: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Ve
         held: None,
     };
     let mut seen = vec![];
-    let memory = match release.state {
-        RolloutState::RolledBack | RolloutState::Frozen => shared.memory(name).unwrap_or_default(),
+    let release_state = match release.state {
+        RolloutState::RolledBack | RolloutState::Frozen => shared.release_state(name).unwrap_or_default(),
         _ => Default::default(),
     };
-    if let (RolloutState::RolledBack, Some(trip)) = (release.state, memory.trip) {
+    if let (RolloutState::RolledBack, Some(trip)) = (release.state, release_state.trip) {
         let (cause, actor, why) = (trip.cause.label(), &trip.actor, &trip.detail);
         let summary =
             format!("{name}: the new version was taken out ({cause}, by {actor}); everybody is on stable");
@@ -365,7 +365,7 @@ fn of_release(shared: &SharedState, release: &ReleaseSnapshot, at_ms: i64) -> Ve
         );
         seen.push(StandingAlert { update, ..of(AlertKind::Trip, Some(cause), trip.at_ms, summary, detail) });
     }
-    if let (RolloutState::Frozen, Some(freeze)) = (release.state, memory.freeze) {
+    if let (RolloutState::Frozen, Some(freeze)) = (release.state, release_state.freeze) {
         let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
         let summary = format!("{name}: held at {weight} ({cause}); a person must decide");
         let detail = format!(

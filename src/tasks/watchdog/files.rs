@@ -130,7 +130,7 @@ pub(super) fn remember_failed(shared: &SharedState, release: &ReleaseSnapshot, a
     let Some(bytes) = checkpoints::read(&archive.directory, &failed_users::file(name, attempt)) else {
         return;
     };
-    let key = shared.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
+    let key = shared.snapshot().config.log.user_key.as_deref().map(failed_users::key);
     let number = |id: &failed_users::FailedUserId| failed_users::number_of(key.as_ref(), id);
     release.counters.failed.restore(attempt, release.evidence_id, &bytes, number);
 }

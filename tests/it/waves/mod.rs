@@ -7,8 +7,8 @@ mod critical;
 mod holdback;
 
 use crate::world::{
-    Admin, Client, Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, seconds, times,
-    turn, users_in_new,
+    Admin, Client, Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, overload,
+    seconds, times, turn, users_in_new,
 };
 use grayling::store::audit::gate_evidence::recompute;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn comes_to(api: &Admin, within: Duration, wave: &str, state: &str, weight: f64)
     let mut last = None;
     let what = format!("{wave} {state} {weight}%");
     let start = std::time::Instant::now();
-    while start.elapsed() < within {
+    while start.elapsed() < within.mul_f64(overload()) {
         let now = stands(api);
         if now == is(wave, state, weight) {
             return;

@@ -1,6 +1,6 @@
 //! A real browser, driven over WebDriver (W3C) with plain HTTP: Debian's chromium and its driver.
 
-use super::{Client, eventually};
+use super::{Client, eventually, overload};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -132,7 +132,10 @@ impl Browser {
             if found.contains(text) {
                 return found;
             }
-            assert!(start.elapsed() < PATIENCE, "{css} does not say {text:?} but: {found}");
+            assert!(
+                start.elapsed() < PATIENCE.mul_f64(overload()),
+                "{css} does not say {text:?} but: {found}"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }

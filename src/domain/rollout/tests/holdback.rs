@@ -47,29 +47,33 @@ fn a_rollback_at_100_goes_back_to_stable_and_ends_the_soak() {
     }
     let state = |rollout: &Rollout| {
         let (effective, hold) = rollout.effective();
-        RolloutState::of(&rollout.memory, rollout.course(), hold.as_ref(), effective)
+        RolloutState::of(&rollout.release_state, rollout.strategy(), hold.as_ref(), effective)
     };
     assert_eq!(state(&rollout), RolloutState::Complete);
-    let mut memory = rollout.memory.clone();
-    memory.note_complete(RolloutState::Complete, 5);
-    memory.note_complete(RolloutState::Complete, 9);
-    assert_eq!(memory.complete_since_ms, Some(5), "it has been since then");
+    let mut release_state = rollout.release_state.clone();
+    release_state.note_complete(RolloutState::Complete, 5);
+    release_state.note_complete(RolloutState::Complete, 9);
+    assert_eq!(release_state.complete_since_ms, Some(5), "it has been since then");
     rollout.run("trip");
     assert_eq!((state(&rollout), rollout.weight()), (RolloutState::RolledBack, Weight::ZERO));
-    memory.note_complete(state(&rollout), 12);
-    assert_eq!(memory.complete_since_ms, None);
+    release_state.note_complete(state(&rollout), 12);
+    assert_eq!(release_state.complete_since_ms, None);
 }
 
 #[test]
 fn a_weight_set_by_hand_stays_below_until_the_file_says_otherwise() {
-    let reach = Exposure { weight: Weight::FULL, segments: 2 };
+    let exposure = Exposure { weight: Weight::FULL, segments: 2 };
     let back = Weight::from_parts(10_000);
-    assert_eq!(reach.held_back(back), Exposure { weight: Weight::from_parts(990_000), segments: 2 });
-    assert_eq!(reach.held_back(Weight::ZERO), reach);
+    assert_eq!(exposure.held_back(back), Exposure { weight: Weight::from_parts(990_000), segments: 2 });
+    assert_eq!(exposure.held_back(Weight::ZERO), exposure);
     let half = Exposure { weight: Weight::from_parts(500_000), segments: 0 };
     assert_eq!(half.held_back(back), half, "it is the top of 100% alone");
-    let course = Strategy::ByHand(reach.held_back(back));
-    let memory = ReleaseState { attempt: 1, ..ReleaseState::default() };
-    let (effective, hold) = effective(&memory, memory.reach(course), 1, Conditions::default());
-    assert_eq!(RolloutState::of(&memory, course, hold.as_ref(), effective), RolloutState::Progressing);
+    let strategy = Strategy::ByHand(exposure.held_back(back));
+    let release_state = ReleaseState { attempt: 1, ..ReleaseState::default() };
+    let (effective, hold) =
+        effective(&release_state, release_state.exposure(strategy), 1, Conditions::default());
+    assert_eq!(
+        RolloutState::of(&release_state, strategy, hold.as_ref(), effective),
+        RolloutState::Progressing
+    );
 }

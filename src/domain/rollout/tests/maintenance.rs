@@ -22,7 +22,7 @@ fn it_is_about_what_surrounds_the_release() {
     let mut rollout = Rollout::new();
     let mut run = |script: &str| {
         script.split(", ").for_each(|command| rollout.run(command));
-        rollout.memory.maintenance.is_some()
+        rollout.release_state.maintenance.is_some()
     };
     assert!(run("good, plan 1%:10m 5%:10m, maintain"));
     assert!(run("trip, resume rollback, attempt 2"), "a new attempt does not end it");

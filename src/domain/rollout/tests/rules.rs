@@ -42,11 +42,11 @@ proptest! {
             if let Some(minutes) = command.strip_prefix("wait ") {
                 rollout.now += MINUTE * minutes.trim_end_matches('m').parse::<u32>().unwrap();
                 let shows = rollout.shows;
-                let index = rollout.memory.present(&rollout.plan);
+                let index = rollout.release_state.present(&rollout.plan);
                 rollout.look();
-                let (was, is) = (index.map_or(0, |i| i + 1), rollout.memory.present(&rollout.plan).map_or(0, |i| i + 1));
+                let (was, is) = (index.map_or(0, |i| i + 1), rollout.release_state.present(&rollout.plan).map_or(0, |i| i + 1));
                 prop_assert!(is == was || is == was + 1, "a look opens one wave at most");
-                if before.memory.maintenance.is_some() {
+                if before.release_state.maintenance.is_some() {
                     prop_assert_eq!(was, is, "opened a wave in a maintenance");
                 }
                 let compared = index.is_some_and(|i| rollout.plan[i].controlled());
@@ -58,38 +58,38 @@ proptest! {
             }
             let (was, is) = (before.weight(), rollout.weight());
             // Never above the plan's current wave.
-            prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
+            prop_assert!(is <= rollout.release_state.exposure(rollout.strategy()).weight);
             // The users held back stay on stable until the plan is finished.
-            let finished = rollout.memory.progress.as_ref().is_some_and(|p| p.finished);
+            let finished = rollout.release_state.progress.as_ref().is_some_and(|p| p.finished);
             let most = rollout.wave().map_or(Weight::FULL, |wave| wave.until_complete.weight);
             prop_assert!(is <= most || finished, "{command} took in what was held back: {is}");
             // Only a person lifts a trip, and meanwhile no user is in `new`.
-            if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
+            if before.release_state.trip.is_some() && rollout.release_state.trip.is_none() {
                 prop_assert!(command.starts_with("resume rollback") || verb == "attempt", "{command} lifted a trip");
-                prop_assert!(verb == "resume" || rollout.attempt > before.memory.attempt);
+                prop_assert!(verb == "resume" || rollout.attempt > before.release_state.attempt);
             }
             // A resume ends only the hold that it names.
             if verb == "resume" {
-                let ended = before.memory.ends().len() - rollout.memory.ends().len();
+                let ended = before.release_state.ends().len() - rollout.release_state.ends().len();
                 prop_assert!(ended <= 1, "{command} ended more than one thing");
             }
             // Users of `new` never meet another version without a declaration, and never at once.
-            let another = before.memory.versions.change(&rollout.versions(), false, None) == VersionChange::Undeclared;
+            let another = before.release_state.versions.change(&rollout.versions(), false, None) == VersionChange::Undeclared;
             if another && !rollout.refused && before.weight() > Weight::ZERO {
-                let begins = rollout.weight() == Weight::ZERO || rollout.memory.present(&rollout.plan) == Some(0);
+                let begins = rollout.weight() == Weight::ZERO || rollout.release_state.present(&rollout.plan) == Some(0);
                 prop_assert!(begins, "{command} gave another version {}", rollout.weight());
                 prop_assert!(
-                    rollout.attempt > before.memory.attempt || before.is_complete() || verb == "restart",
+                    rollout.attempt > before.release_state.attempt || before.is_complete() || verb == "restart",
                     "{command} brought an undeclared version"
                 );
             }
-            if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
+            if rollout.release_state.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.release_state.attempt {
                 prop_assert_eq!(rollout.effective().0, Effective::Held);
             }
             // Only the file, a person, or passed gates raise the weight.
-            let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
+            let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.release_state.pause.is_none();
             // The first wave has no previous wave to judge.
-            let first = before.memory.progress.is_none();
+            let first = before.release_state.progress.is_none();
             let by = ["plan", "weight", "attempt", "promote", "resume"].contains(&verb);
             if is > was {
                 prop_assert!(by || by_gates || first, "{command} raised {was} to {is}");
@@ -99,8 +99,8 @@ proptest! {
             if verb == "restart" && !by_gates && !first {
                 prop_assert!(is <= was, "a restart raised {was} to {is}");
             }
-            if before.memory.freeze.is_some() && rollout.memory.freeze.is_some() {
-                let uncovered = before.effective().0 == Effective::Held && is <= rollout.memory.freeze.as_ref().unwrap().weight;
+            if before.release_state.freeze.is_some() && rollout.release_state.freeze.is_some() {
+                let uncovered = before.effective().0 == Effective::Held && is <= rollout.release_state.freeze.as_ref().unwrap().weight;
                 prop_assert!(is <= was || uncovered, "raised while frozen");
             }
         }

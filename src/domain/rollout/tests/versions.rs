@@ -71,7 +71,7 @@ fn a_trip_follows_the_build_to_the_servers_that_it_moves_to() {
          same_version a c        -> rolled_back - 0%
          servers a c+d           -> rolled_back - 0%",
     );
-    let trip = rollout.memory.trip.clone().unwrap();
+    let trip = rollout.release_state.trip.clone().unwrap();
     assert_eq!(trip.servers, ["c", "d"]);
     assert_eq!(rollout.effective().1, Some(Hold::Tripped));
 }
