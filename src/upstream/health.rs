@@ -5,7 +5,8 @@
 //! It leaves no connection and no task behind, also when it is dropped.
 //! A local failure, a late wake-up or an unresolved name is no verdict on the server.
 
-use super::pool::{HEAD_BYTES, NoConnection, RawConnection, connect};
+use super::connect::{RawConnection, connect};
+use super::pool::{HEAD_BYTES, NoConnection};
 use crate::domain::config::{Health, Protocol};
 use crate::net::http_call::{HttpCallError, exchange, read_body};
 use crate::upstream::server::ServerState;

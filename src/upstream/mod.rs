@@ -1,5 +1,6 @@
 //! The servers of an upstream: addresses, health, balance, connection pools.
 
+pub mod connect;
 pub mod health;
 pub mod pool;
 pub mod resolve;

@@ -21,15 +21,15 @@
 //! no further request while another may be opened. TCP ends a connection whose data or keepalive
 //! probes stay unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
-use crate::domain::config::{Protocol, Scheme};
+use crate::domain::config::Protocol;
 use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
 use crate::net::fast::response_head_limit::TcpBased;
 use crate::net::request_form::{http1_form, http2_form};
-use crate::net::tls::{self, AgreedProtocol};
 use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
-use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState, is_local};
+use crate::upstream::connect::{RawConnection, connect, too_late};
+use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState};
 use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
@@ -37,7 +37,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
-use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -49,7 +48,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -514,63 +512,6 @@ impl<B> ReservedTunnel<B> {
 impl<B> Drop for ReservedTunnel<B> {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get().saturating_sub(1));
-    }
-}
-
-fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout")
-}
-
-/// An open connection; with TLS, the server's identity is verified.
-pub(super) enum RawConnection {
-    Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
-/// Connects and does the handshake. Tries the addresses in turn, with a different first one each
-/// time. Each gets its share of the remaining time, so that a dead one does not use up that of the
-/// others.
-pub(super) async fn connect(server: &ServerState, at_most: Duration) -> Result<RawConnection, NoConnection> {
-    let addresses = server.addresses.load_full();
-    let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
-    let mut failure = NoConnection::Unreachable(unresolved());
-    let (until, count, first) = (Instant::now() + at_most, addresses.len(), server.next_address());
-    for tried in 0..count {
-        let address = addresses[(first + tried) % count];
-        let share = until.saturating_duration_since(Instant::now()) / (count - tried) as u32;
-        let connecting = async {
-            let stream = TcpStream::connect(address).await?;
-            // Requests are small and written whole: Nagle's algorithm would only delay them.
-            let _ = stream.set_nodelay(true);
-            let socket = SockRef::from(&stream);
-            let _ = socket.set_tcp_keepalive(&crate::net::keepalive());
-            let _ = socket.set_tcp_user_timeout(Some(crate::net::ACKNOWLEDGED_WITHIN));
-            secure(server, stream).await
-        };
-        let connected = timeout_at(Instant::now() + share, connecting).await;
-        match connected.unwrap_or_else(|_| Err(too_late())) {
-            Ok(stood) => return Ok(stood),
-            Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
-            Err(error) => failure = NoConnection::Unreachable(error),
-        }
-    }
-    Err(failure)
-}
-
-async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnection> {
-    let Some(tls) = &server.tls else {
-        return match server.server.scheme {
-            Scheme::Http => Ok(RawConnection::Plain(stream)),
-            // Never falls back to plain text.
-            Scheme::Https => Err(io::Error::other("TLS is not set up")),
-        };
-    };
-    let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
-    match (server.protocol, agreed) {
-        (Protocol::Http2, AgreedProtocol::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
-        (Protocol::Http1, _) | (Protocol::Http2, AgreedProtocol::Http2) => {
-            Ok(RawConnection::Tls(Box::new(stream)))
-        }
     }
 }
 
