@@ -51,7 +51,7 @@ impl From<Ruling> for Judgement {
         });
         let signals = signals.collect();
         let decided = decided.map(|by| DecisionText { what, by });
-        Judgement { state, verdict, reason, signals, decided, evidence }
+        Judgement { state, verdict, withheld: false, reason, signals, decided, evidence }
     }
 }
 

@@ -108,6 +108,7 @@ pub fn report_only(change: &str, judgement: &mut Judgement) {
         _ => return,
     };
     (judgement.state, judgement.verdict) = (WatchdogState::Suspicious, Verdict::Inconclusive);
+    judgement.withheld = true;
     judgement.reason = would.sentence(change, &judgement.reason);
 }
 
@@ -142,7 +143,15 @@ mod tests {
             warming: None,
             inputs: VerdictInputs::default(),
         };
-        Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }
+        Judgement {
+            state,
+            verdict,
+            withheld: false,
+            reason: "much fails".into(),
+            signals: vec![],
+            decided: None,
+            evidence,
+        }
     }
 
     #[test]

@@ -231,6 +231,8 @@ pub struct JudgementEvidence {
 pub struct Judgement {
     pub state: WatchdogState,
     pub verdict: Verdict,
+    /// A decision that the mode, a switch or a maintenance keeps from being carried out.
+    pub withheld: bool,
     /// One sentence, for people: why this state.
     pub reason: String,
     pub signals: Vec<SignalResult>,

@@ -202,7 +202,8 @@ struct WatchedRelease {
     calm_until: Duration,
     /// When stable's connections were last probed.
     probed: Duration,
-    told: WatchdogState,
+    /// The last state in the log, and whether a decision was withheld.
+    logged: (WatchdogState, bool),
     /// After a trip on little evidence: does stable show the same?
     aftermath: Aftermath,
     suspicion: Suspicion,
@@ -239,7 +240,7 @@ impl WatchedRelease {
             onset: None,
             calm_until: now,
             probed: Duration::ZERO,
-            told: WatchdogState::Quiet,
+            logged: (WatchdogState::Quiet, false),
             aftermath: Aftermath::new(release),
             suspicion: Suspicion::default(),
             keep_by: now,
@@ -374,8 +375,9 @@ impl WatchedRelease {
                 json!({"release": release.release.name, "stood_s": stood_s, "why": ended.why}),
             );
         }
-        if judgement.state != self.told {
-            self.told = judgement.state;
+        let logged = (judgement.state, judgement.withheld);
+        if logged != self.logged {
+            self.logged = logged;
             shared.log.event(
                 "watchdog",
                 json!({"release": release.release.name, "state": judgement.state.label(), "detail": judgement.reason}),
@@ -469,6 +471,7 @@ impl WatchedRelease {
         let watchdog = &release.release.watchdog;
         let report = watchdog.mode == WatchdogMode::Report;
         if held || report || !watchdog.enabled {
+            judgement.withheld = !held;
             judgement.state = if report { WatchdogState::Suspicious } else { WatchdogState::Quiet };
             judgement.reason = match (held, report) {
                 (true, _) => "nobody is in new".to_owned(),

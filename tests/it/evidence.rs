@@ -169,8 +169,9 @@ fn noticed(slower: f64) {
 #[test]
 fn in_report_mode_it_says_what_it_would_have_done() {
     let _turn = turn();
-    let scene = scene(SOUND, |config| config.watchdog = "mode = \"report\"".into());
-    scene.new.behave(Behaviour::Service(Service { fails: 0.5, ..SOUND }));
+    // It is suspicious first, and decided later: each is an event.
+    let scene = scene(SOUND, |config| config.watchdog += "\nmode = \"report\"");
+    scene.new.behave(Behaviour::Service(Service { fails: 0.1, ..SOUND }));
     let told = eventually(seconds(20), "the log says what it would have done", || {
         let events = scene.proxy.events("watchdog");
         events
