@@ -171,7 +171,7 @@ fn in_report_mode_it_says_what_it_would_have_done() {
     let _turn = turn();
     // It is suspicious first, and decided later: each is an event.
     let scene = scene(SOUND, |config| config.watchdog += "\nmode = \"report\"");
-    scene.new.behave(Behaviour::Service(Service { fails: 0.1, ..SOUND }));
+    scene.new.behave(Behaviour::Service(Service { fails: 0.03, ..SOUND }));
     let told = eventually(seconds(20), "the log says what it would have done", || {
         let events = scene.proxy.events("watchdog");
         events
