@@ -12,7 +12,7 @@ use serde_json::Value;
 
 mod requests;
 mod running;
-pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
+pub use requests::{ChangeRequest, JsonObject, MaintenanceRequest, SignIn};
 pub use running::{CeilingBody, GatesBody, RouteBody, RunningBody, ServiceBody, SpellsBody, StandingBody};
 
 /// `GET /api/v1/status`.
@@ -641,6 +641,13 @@ mod tests {
         assert_eq!(read("{}").unwrap().reason, None);
         assert_eq!(read(r#"{"reason": "5xx"}"#).unwrap().reason.as_deref(), Some("5xx"));
         assert!(read(r#"{"raeson": "5xx"}"#).is_err());
+        let body = serde_json::from_str::<JsonObject<ChangeRequest>>;
+        assert_eq!(body(r#"{"reason": "5xx"}"#).unwrap().0.reason.as_deref(), Some("5xx"));
+        for no_object in ["[]", r#"["5xx"]"#, "null", "1", r#"{"reason": "a", "reason": "b"}"#] {
+            assert!(body(no_object).is_err(), "{no_object}");
+        }
+        let pause = read(r#"{"reason": "lunch", "ends": "pause"}"#).unwrap();
+        assert_eq!((pause.foreign_field(&[]), pause.foreign_field(&["ends", "at"])), (Some("ends"), None));
         assert_eq!(serde_json::to_string(&ChangeRequest::default()).unwrap(), "{}");
     }
 }

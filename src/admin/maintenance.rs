@@ -4,7 +4,7 @@
 //! contains what to send.
 
 use super::auth::{Actor, refuse};
-use super::dto::MaintenanceRequest;
+use super::dto::{JsonObject, MaintenanceRequest};
 use super::routes::{answered, too_long};
 use crate::config::values;
 use crate::domain::maintenance::{MaintenanceError, check_change, check_length};
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 const EXAMPLE: &str = "{\"for\": \"30m\", \"change\": \"CHG-123\"}, or {\"end\": true}";
 
-type MaintenanceAnswer = Result<Json<MaintenanceRequest>, JsonRejection>;
+type MaintenanceAnswer = Result<Json<JsonObject<MaintenanceRequest>>, JsonRejection>;
 
 pub async fn maintain(
     State(shared): State<Arc<SharedState>>,
@@ -28,7 +28,7 @@ pub async fn maintain(
     body: MaintenanceAnswer,
 ) -> Response {
     let request = match body {
-        Ok(Json(request)) => request,
+        Ok(Json(JsonObject(request))) => request,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some(EXAMPLE.into())),
     };
     if let Some(answer) = too_long(request.reason.as_deref()) {

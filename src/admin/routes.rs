@@ -21,6 +21,7 @@ use crate::runtime::shared::{
 use crate::runtime::snapshot::{ReleaseSnapshot, Snapshot};
 use crate::stats::arm::Arm;
 use crate::store::state;
+use crate::store::writer::NotDurable;
 use crate::telemetry::clock;
 use crate::telemetry::under_way::UnderWayNow;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -350,7 +351,7 @@ async fn explain(
     Json(explained).into_response()
 }
 
-type RequestBodyOf = Result<Json<dto::ChangeRequest>, JsonRejection>;
+type RequestBodyOf = Result<Json<dto::JsonObject<dto::ChangeRequest>>, JsonRejection>;
 
 async fn rollback(
     State(shared): State<Arc<SharedState>>,
@@ -358,13 +359,10 @@ async fn rollback(
     Path(name): Path<String>,
     body: RequestBodyOf,
 ) -> Response {
-    let reason = match body {
-        Ok(Json(body)) => body.reason,
-        Err(fault) => return malformed(&fault),
+    let reason = match request("rollback", &[], body) {
+        Ok(request) => request.reason,
+        Err(answer) => return *answer,
     };
-    if let Some(answer) = too_long(reason.as_deref()) {
-        return answer;
-    }
     let snapshot = shared.snapshot();
     let Some(release) = snapshot.releases.iter().find(|r| r.release.name == name) else {
         return unknown(&snapshot, &name);
@@ -397,11 +395,16 @@ async fn resume(
     Path(name): Path<String>,
     body: RequestBodyOf,
 ) -> Response {
-    let (request, origin) =
-        match reasoned("resume", "why users may go to new again, or the waves go on", actor, body) {
-            Ok(reasoned) => reasoned,
-            Err(answer) => return *answer,
-        };
+    let (request, origin) = match reasoned(
+        "resume",
+        &["ends", "at"],
+        "why users may go to new again, or the waves go on",
+        actor,
+        body,
+    ) {
+        Ok(reasoned) => reasoned,
+        Err(answer) => return *answer,
+    };
     let accepts = request.ends.as_deref().and_then(StandingFinding::parse);
     let ends = match request.ends.as_deref().map(|label| (label, HoldKind::parse(label))) {
         Some(_) if accepts.is_some() => None,
@@ -427,7 +430,7 @@ async fn pause(
     Path(name): Path<String>,
     body: RequestBodyOf,
 ) -> Response {
-    match reasoned("pause", "why the waves stay where they are", actor, body) {
+    match reasoned("pause", &[], "why the waves stay where they are", actor, body) {
         Ok((_, origin)) => answered(&shared, &name, shared.pause(&name, &origin)).await,
         Err(answer) => *answer,
     }
@@ -439,7 +442,8 @@ async fn promote(
     Path(name): Path<String>,
     body: RequestBodyOf,
 ) -> Response {
-    let (request, origin) = match reasoned("promote", "why the next wave may open now", actor, body) {
+    let example = "why the next wave may open now";
+    let (request, origin) = match reasoned("promote", &["wave", "despite"], example, actor, body) {
         Ok(reasoned) => reasoned,
         Err(answer) => return *answer,
     };
@@ -447,20 +451,32 @@ async fn promote(
     answered(&shared, &name, shared.promote(&name, &origin, &promotion)).await
 }
 
+/// Parses a change. `taken`: the fields of the verb besides `reason`.
+fn request(verb: &str, taken: &[&str], body: RequestBodyOf) -> Result<dto::ChangeRequest, Box<Response>> {
+    let request = match body {
+        Ok(Json(dto::JsonObject(request))) => request,
+        Err(fault) => return Err(malformed(&fault).into()),
+    };
+    if let Some(field) = request.foreign_field(taken) {
+        let known: Vec<String> = ["reason"].iter().chain(taken).map(|name| format!("`{name}`")).collect();
+        let error = format!("a {verb} takes no `{field}`: its fields are {}", known.join(", "));
+        return Err(refuse(StatusCode::BAD_REQUEST, error, None).into());
+    }
+    match too_long(request.reason.as_deref()) {
+        Some(answer) => Err(answer.into()),
+        None => Ok(request),
+    }
+}
+
 /// Parses a change that requires a reason: the request, and its actor.
 fn reasoned(
     verb: &str,
+    taken: &[&str],
     example: &str,
     Extension(Actor(actor)): Extension<Actor>,
     body: RequestBodyOf,
 ) -> Result<(dto::ChangeRequest, ChangeOrigin), Box<Response>> {
-    let mut request = match body {
-        Ok(Json(request)) => request,
-        Err(fault) => return Err(malformed(&fault).into()),
-    };
-    if let Some(answer) = too_long(request.reason.as_deref()) {
-        return Err(answer.into());
-    }
+    let mut request = request(verb, taken, body)?;
     let Some(reason) = request.reason.take().filter(|r| !r.trim().is_empty()) else {
         let hint = format!("{{\"reason\": \"{example}\"}}");
         return Err(refuse(StatusCode::BAD_REQUEST, format!("a {verb} needs a reason"), Some(hint)).into());
@@ -531,7 +547,12 @@ async fn answer(
         let commits = shared.commits.clone();
         let durable = tokio::task::spawn_blocking(move || commits.wait(commit, DURABLE_WITHIN)).await;
         if let Ok(Err(why)) = durable {
-            message.push_str(&format!("; in memory only, a restart forgets it: {why}"));
+            message.push_str(&match why {
+                NotDurable::Ledger(_) => {
+                    format!("; saved; its entry in the ledger is still to be written: {why}")
+                }
+                _ => format!("; in memory only, a restart forgets it: {why}"),
+            });
         }
     }
     let (state, ledger) = (changed.state.into(), changed.ledger);

@@ -57,9 +57,11 @@ pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) 
 /// Signs in: `{"token": "..."}`.
 pub async fn begin(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = Json::<dto::SignIn>::from_request(Request::from_parts(parts.clone(), body), &()).await;
+    let body =
+        Json::<dto::JsonObject<dto::SignIn>>::from_request(Request::from_parts(parts.clone(), body), &())
+            .await;
     let sent = match body {
-        Ok(Json(dto::SignIn { token })) => token.trim().as_bytes().to_vec(),
+        Ok(Json(dto::JsonObject(dto::SignIn { token }))) => token.trim().as_bytes().to_vec(),
         Err(fault) => {
             let hint = Some("{\"token\": \"...\"}".to_owned());
             return refuse(StatusCode::BAD_REQUEST, fault.body_text(), hint);

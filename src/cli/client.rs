@@ -197,9 +197,9 @@ fn parse_url(url: &str) -> anyhow::Result<Authority> {
     let told = shown(url);
     let rest = url.strip_prefix("http://").with_context(|| {
         if url.starts_with("https://") {
-            format!("`{told}`: the admin API speaks plain HTTP; type --admin http://HOST:PORT")
+            format!("`{told}`: the admin API speaks plain HTTP; type http://HOST:PORT")
         } else {
-            format!("`{told}` is not a URL; type --admin http://HOST:PORT, as in {DEFAULT}")
+            format!("`{told}` is not the URL of an admin API; type http://HOST:PORT, as in {DEFAULT}")
         }
     })?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -292,13 +292,13 @@ mod tests {
             assert!(at(url).is_ok(), "{url}");
         }
         for (url, told) in [
-            ("127.0.0.1:9900", "is not a URL; type --admin http://HOST:PORT"),
+            ("127.0.0.1:9900", "is not the URL of an admin API; type http://HOST:PORT"),
             ("https://gray:9900", "speaks plain HTTP"),
             ("http://gray", "not of the form http://HOST:PORT"),
             ("http://gray:9900/api", "not of the form"),
             ("http://me@gray:9900", "not of the form"),
             ("http://:9900:1", "not of the form"),
-            ("", "is not a URL"),
+            ("", "is not the URL of an admin API"),
         ] {
             let fault = at(url).err().unwrap().to_string();
             assert!(fault.contains(told), "{url}: {fault}");

@@ -122,7 +122,7 @@ impl<'e> ConfigReader<'e> {
             let help = if title.starts_with('[') { help } else { format!("write {title} as `{{ … }}`") };
             self.fault(
                 &span,
-                format!("`{}` is not a table", title.trim_matches(['[', ']'])),
+                format!("`{}` is not a table", title.trim_matches(['[', ']', '`'])),
                 &found(value.get_ref()),
                 Some(help),
             );
@@ -209,6 +209,11 @@ impl<'e> ConfigReader<'e> {
             | ValueKind::Alternatives { max, .. } => max,
             kind => unexpected(key, kind, usize::MAX),
         }
+    }
+
+    /// Whether the array of this key holds strings.
+    fn holds_texts(&self, scope: &TableScope<'_>, key: &str) -> bool {
+        matches!(definition(scope, key).kind, ValueKind::TextList { .. } | ValueKind::TextOrList { .. })
     }
 
     /// A string with the environment expanded.
@@ -478,7 +483,12 @@ impl<'e> ConfigReader<'e> {
         let Some(array) = value.get_ref().as_array() else {
             let source = self.source.clone();
             let typed = source.text.get(value.span()).filter(|t| t.len() < 60 && !t.contains('\n'));
-            let help = typed.map(|t| format!("write `{key} = [{t}]`"));
+            // A text without quotes would be the next error.
+            let quoted = |t: &str| t.starts_with(['"', '\'', '{', '[']) || !self.holds_texts(scope, key);
+            let help = typed.map(|t| match quoted(t) {
+                true => format!("write `{key} = [{t}]`"),
+                false => format!("write `{key} = [\"{t}\"]`"),
+            });
             self.fault(&value.span(), format!("`{key}` is not an array"), &found(value.get_ref()), help);
             return Vec::new();
         };

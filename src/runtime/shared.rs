@@ -289,7 +289,8 @@ impl SharedState {
         for release in &snapshot.releases {
             let name = &release.release.name;
             let checkpoint = wave_checkpoint::read(kept, release);
-            if let (Err(why), Some(wave)) = (&checkpoint, release.wave().filter(|_| !release.finished)) {
+            let bakes = release.wave().filter(|_| !release.finished && release.hold.is_none());
+            if let (Err(why), Some(wave)) = (&checkpoint, bakes) {
                 log.event(
                     "wave_bakes_again",
                     serde_json::json!({"release": name, "wave": wave.name, "why": why.to_string()}),
@@ -382,7 +383,8 @@ impl SharedState {
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, EvidenceEffect::Keeps));
         let entries = writer.changes(&before, &next, &[]);
         self.publish(&mut writer, next, entries, None);
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+        let lost = format!("earlier rollbacks may be forgotten: at the start, {why}");
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost);
         Err(why)
     }
 

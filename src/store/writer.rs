@@ -8,7 +8,7 @@
 //! Invariants: the data plane never waits for a disk. At most one image waits (the latest wins),
 //! and the entries since the last save. If the disk fails, changes are announced nevertheless, with
 //! `durable` false, and saving is retried every second. An entry whose line is not on disk stays in
-//! the image, from which it is written again.
+//! the image, from which it is written again: a ledger that cannot be written loses no change.
 
 use super::ledger::{Ledger, LedgerEntry};
 use super::state::{Elsewhere, PathTarget, SavedFile, StateDirectory, StateImage};
@@ -203,6 +203,7 @@ impl StateWriter {
         let mut last: Option<(StateImage, Option<SavedFile>)> = None;
         let mut unwritten: Vec<LedgerEntry> = vec![];
         let mut elsewhere: Option<Elsewhere> = None;
+        let mut state_error = commits.inbox().error.clone();
         loop {
             let (work, handed_in, closed) = {
                 let idle = |i: &mut PendingCommits<T>| i.work.is_none() && !i.closed;
@@ -233,20 +234,17 @@ impl StateWriter {
                     unwritten.extend(self.reopen_ledger(&image));
                 }
                 let saved = self.save(&image);
-                let mut inbox = commits.inbox();
                 if let (Ok(_), Some(work)) = (&saved, &work) {
-                    inbox.gap = Some(work.since.elapsed());
+                    commits.inbox().gap = Some(work.since.elapsed());
                 }
                 elsewhere = self.elsewhere();
-                let error = saved.as_ref().err().cloned().or_else(|| elsewhere.clone().map(NotDurable::from));
-                if error != inbox.error {
-                    self.tell_durability(error.as_ref());
-                }
+                state_error =
+                    saved.as_ref().err().cloned().or_else(|| elsewhere.clone().map(NotDurable::from));
                 last = Some((image, saved.ok()));
-                inbox.error = error;
             }
             if let Some(work) = work {
-                let in_memory_only = work.since.elapsed();
+                // A change that is not saved has no such time yet.
+                let in_memory_only = state_error.is_none().then(|| work.since.elapsed().as_micros() as u64);
                 commits.announced.store(work.snapshot);
                 {
                     let mut inbox = commits.inbox();
@@ -261,7 +259,7 @@ impl StateWriter {
                             "release": entry.release, "attempt": entry.attempt, "actor": entry.actor,
                             "reason": entry.reason, "detail": entry.detail, "ledger": entry.n,
                             "weight_before": entry.weight_before, "weight_after": entry.weight_after,
-                            "in_memory_only_us": in_memory_only.as_micros() as u64,
+                            "in_memory_only_us": in_memory_only,
                         }),
                     );
                     // There may be no subscriber.
@@ -272,15 +270,18 @@ impl StateWriter {
             // The ledger must never be ahead of the state file: a start would take the state for an
             // old copy.
             let saved = last.as_ref().is_none_or(|(_, saved)| saved.is_some()) || self.directory.is_none();
-            match if saved { self.append(&unwritten) } else { Ok(()) } {
-                Ok(()) if saved => unwritten.clear(),
-                Ok(()) => {}
-                Err(why) => {
-                    let mut inbox = commits.inbox();
-                    if inbox.error.is_none() {
-                        self.tell_durability(Some(&why));
-                        inbox.error = Some(why);
-                    }
+            let appended = if saved { self.append(&unwritten) } else { Ok(()) };
+            if saved && appended.is_ok() {
+                unwritten.clear();
+            }
+            // One comparison for the state file and the ledger: where one of them works again and
+            // the other does not, nothing is durable yet.
+            let error = state_error.clone().or(appended.err());
+            {
+                let mut inbox = commits.inbox();
+                if error != inbox.error {
+                    self.tell_durability(error.as_ref());
+                    inbox.error = error;
                 }
             }
             let excess = unwritten.len().saturating_sub(UNWRITTEN_MAX);
@@ -358,10 +359,15 @@ impl StateWriter {
 
     fn tell_durability(&self, error: Option<&NotDurable>) {
         match error {
-            Some(why) => self.log.event(
-                "state_not_durable",
-                json!({"error": why.to_string(), "hint": "rollbacks are in memory only; free or mend the state directory"}),
-            ),
+            Some(why) => {
+                let hint = match why {
+                    NotDurable::Ledger(_) => {
+                        "the state is saved, and entries of the ledger wait; free or mend the state directory"
+                    }
+                    _ => "rollbacks are in memory only; free or mend the state directory",
+                };
+                self.log.event("state_not_durable", json!({"error": why.to_string(), "hint": hint}));
+            }
             None => self.log.event("state_durable", json!({"at_ms": clock::at_ms()})),
         }
     }
