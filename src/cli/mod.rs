@@ -80,7 +80,7 @@ enum CliCommand {
     Resume(release::ResumeArgs),
     /// Hold the waves of a release where they are.
     Pause(release::PauseArgs),
-    /// Open the next wave of a release, whatever the state of its gates.
+    /// Open the next wave of a release; a gate that fails needs `--despite`.
     Promote(release::PromoteArgs),
     /// Let the ceilings of a release only report for a while, and hold its waves.
     Maintenance(maintenance::Args),

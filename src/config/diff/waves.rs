@@ -32,8 +32,14 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let bakes = |words: &'static str| if edit.is.hold.is_some() { "" } else { words };
     match (before.waves.is_empty(), after.waves.is_empty()) {
         (true, _) => {
-            return findings
-                .note(format!("release `{name}`: waves, and no weight set by hand any more: {on}"));
+            let message = format!("release `{name}`: waves, and no weight set by hand any more: {on}");
+            let reaches_less = edit.is.given.weight < edit.was.given.weight;
+            return match (edit.is.hold.is_some(), reaches_less) {
+                (false, true) => findings.warning(format!(
+                    "{message}, which reaches less than the weight by hand: users of `new` go back to `stable`"
+                )),
+                _ => findings.note(message),
+            };
         }
         (_, true) => {
             return findings.note(format!("release `{name}`: its weight is set by hand from now on{later}"));
@@ -217,6 +223,20 @@ step_max = "40%"
         assert_eq!(
             findings(WAVES, &last, &at("5%"))[0],
             "Refused: release `r`: from 5% to 46% is more than `step_max` (40%) allows: 45% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
+        );
+    }
+
+    #[test]
+    fn from_a_weight_set_by_hand_to_waves_that_reach_less_is_a_warning() {
+        let exposure = Exposure { weight: Weight::from_parts(30_000), segments: 0 };
+        let standings = standings(ReleaseStanding { exposure, ..ReleaseStanding::default() });
+        assert_eq!(
+            findings("weight = \"3%\"", WAVES, &standings),
+            [
+                "Warning: release `r`: waves, and no weight set by hand any more: it goes on in wave `1%`, \
+                 which reaches less than the weight by hand: users of `new` go back to `stable`",
+                "Note: release `r`: weight 3% to 1%: 2% of users move to `stable`",
+            ]
         );
     }
 

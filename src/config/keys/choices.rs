@@ -55,7 +55,7 @@ choices! {
         "refuse" => Refuse, "the process does not start";
     }
     WHEN_EMPTY: WhenEmpty {
-        "hold" => Hold, "a release that would let users in is held at 0% until `grayling resume RELEASE --ends hold`";
+        "hold" => Hold, "a release that would let users in is held at 0% until `grayling resume RELEASE --ends hold --reason TEXT`";
         "start" => Start, "users enter as the file says";
     }
     FAILED_USERS: FailedUserIds {
