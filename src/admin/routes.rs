@@ -88,6 +88,10 @@ async fn readyz(State(shared): State<Arc<SharedState>>) -> Response {
         let empty = Arm::BOTH.into_iter().filter(|arm| r.upstream(*arm).healthy() == 0);
         empty.map(|arm| format!("{}/{}", r.release.name, arm.label())).collect::<Vec<_>>()
     });
+    let held = snapshot.releases.iter().filter_map(|r| {
+        let hold = r.hold.as_ref()?;
+        Some(format!("{}: {}", r.release.name, hold.explain(&r.release.name)))
+    });
     let details = dto::ReadyDetails {
         phase: match phase {
             ServingPhase::Starting => dto::PhaseLabel::Starting,
@@ -96,6 +100,7 @@ async fn readyz(State(shared): State<Arc<SharedState>>) -> Response {
         },
         last_reload_error: shared.source().last_error,
         arms_without_server: without.collect(),
+        releases_held: held.collect(),
         state_error: shared.state_error(),
     };
     let code = if phase == ServingPhase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

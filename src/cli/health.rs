@@ -48,8 +48,11 @@ fn render(details: &ReadyDetails) -> String {
     for arm in &details.arms_without_server {
         let _ = writeln!(out, "no healthy server: {}", shown(arm));
     }
+    for held in &details.releases_held {
+        let _ = writeln!(out, "held: {}", shown(held));
+    }
     if let Some(fault) = &details.state_error {
-        let _ = writeln!(out, "trips are in memory only: {}", shown(fault));
+        let _ = writeln!(out, "the state is not durable: {}", shown(fault));
     }
     out
 }
@@ -63,7 +66,8 @@ mod tests {
     #[tokio::test]
     async fn readiness_is_the_status_and_the_details_are_told() {
         let body = json!({"phase": "serving", "last_reload_error": "line 3: unknown key",
-                          "arms_without_server": ["cbs-v2/new"], "state_error": "disk full"});
+                          "arms_without_server": ["cbs-v2/new"], "releases_held": ["v2: rolled back"],
+                          "state_error": "disk full"});
         for (code, body, told) in [
             (200, json!({"phase": "serving"}), "ready\n"),
             (503, json!({"phase": "starting"}), "not ready: starting\n"),
@@ -72,7 +76,7 @@ mod tests {
                 200,
                 body,
                 "ready\nthe last reload failed, the config before serves on: line 3: unknown key\n\
-                 no healthy server: cbs-v2/new\ntrips are in memory only: disk full\n",
+                 no healthy server: cbs-v2/new\nheld: v2: rolled back\nthe state is not durable: disk full\n",
             ),
         ] {
             let server = admin(&[("GET /readyz", code, body)]).await;

@@ -125,6 +125,11 @@ fn starts_with_bad_state(world: &World, config: &Config, what: &str) -> Proxy {
     let ready = api.get("/readyz");
     assert_eq!(ready.status, 200, "{what}: stable is served, so it is ready");
     assert!(ready.text().contains("state"), "{what}: readyz says why: {}", ready.text());
+    let held = serde_json::from_str::<serde_json::Value>(&ready.text()).unwrap()["releases_held"][0]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(held.contains("--ends hold"), "{what}: readyz says what to type: {held}");
     let status = api.get("/api/v1/status").text();
     println!("{what}: {}", ready.text());
     proxy.tells("state");
