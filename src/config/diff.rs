@@ -502,7 +502,7 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
     let limits = |u: &Upstream| {
         (
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle),
-            (u.http2_ping, u.connections_max, u.requests_in_flight_max),
+            (u.http2_ping, u.connection_age_max, u.connections_max, u.requests_in_flight_max),
         )
     };
     if limits(before) != limits(after) {
@@ -521,7 +521,7 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
         findings.note(format!("upstream `{}`: where its resources are read changes", after.name));
     }
     if before.transport != after.transport {
-        findings.note(format!("upstream `{}`: `http2` or the CA of its servers changes", after.name));
+        findings.note(format!("upstream `{}`: `http2`, the CA of its servers, or the own certificate changes", after.name));
     }
 }
 

@@ -77,6 +77,7 @@ pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEn
             total_timeout: r.duration_or_none(&s, "total_timeout"),
             connection_idle: r.duration(&s, "connection_idle"),
             http2_ping: r.duration_or_none(&s, "http2_ping"),
+            connection_age_max: r.duration_or_none(&s, "connection_age_max"),
             connections_max: r.integer(&s, "connections_max") as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
             health: health(r, &s),

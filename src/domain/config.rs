@@ -248,6 +248,8 @@ pub struct Upstream {
     pub connection_idle: Duration,
     /// Interval of PING frames on HTTP/2 connections that have open streams, if any are sent.
     pub http2_ping: Option<Duration>,
+    /// A connection that is older takes no further request.
+    pub connection_age_max: Option<Duration>,
     /// Per server.
     pub connections_max: usize,
     pub requests_in_flight_max: usize,

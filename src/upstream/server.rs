@@ -12,7 +12,8 @@ use crate::domain::config::{FromFiles, Protocol, SERVERS_MAX, Scheme, Server, Tr
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::Throttle;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use crate::upstream::addresses::ServerAddresses;
+use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -53,13 +54,13 @@ pub struct ServerState {
     pub tls: Option<ServerTls>,
     /// `host:port` for the Host header of an HTTP/1.0 client that sent none.
     pub authority: http::HeaderValue,
-    /// The addresses that the name resolves to now; never empty once resolved.
-    pub addresses: ArcSwap<Vec<SocketAddr>>,
+    pub addresses: ServerAddresses,
+    /// A connection has failed since the last look-up of its name.
+    lookup_wanted: AtomicBool,
     pub in_flight: AtomicUsize,
     /// Requests received in full by the server and not answered: they wait for the server, not for
     /// their clients.
     awaited: AtomicUsize,
-    turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
     told: Throttle,
@@ -267,10 +268,10 @@ impl ServerState {
             server: server.clone(),
             protocol: transport.protocol,
             tls: built.zip(name).map(|(built, name)| ServerTls { built, name }),
-            addresses: ArcSwap::from_pointee(literal),
+            addresses: ServerAddresses::new(literal),
+            lookup_wanted: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             awaited: AtomicUsize::new(0),
-            turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
             told: Throttle::default(),
@@ -279,9 +280,17 @@ impl ServerState {
         }
     }
 
-    /// The index of the first address to try: a different one each time.
-    pub fn next_address(&self) -> usize {
-        self.turn.fetch_add(1, Relaxed)
+    /// A connection failed: the name may lead elsewhere by now.
+    pub fn want_lookup(&self) {
+        self.lookup_wanted.store(true, Relaxed);
+    }
+
+    pub fn is_lookup_wanted(&self) -> bool {
+        self.lookup_wanted.load(Relaxed)
+    }
+
+    pub fn begin_lookup(&self) {
+        self.lookup_wanted.store(false, Relaxed);
     }
 
     /// Counts one exchange as this server's load.
@@ -395,6 +404,7 @@ mod tests {
             total_timeout: None,
             connection_idle: Duration::from_secs(4),
             http2_ping: None,
+            connection_age_max: None,
             connections_max: 4,
             requests_in_flight_max: 2,
             transport: Transport { protocol: Protocol::Http1, tls: None },

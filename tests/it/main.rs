@@ -10,6 +10,7 @@
 mod affected;
 mod alerts;
 mod basics;
+mod client_certificates;
 mod climbs;
 mod cohort;
 mod cohorts;
