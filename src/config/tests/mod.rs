@@ -409,6 +409,11 @@ fn each_fault_says_where_why_and_what_to_type() {
             &["g.toml:5:14: `http2_ping` is not used: this upstream is without `http2`; add `http2 = true`"],
         ),
         (
+            servers,
+            "[\"http://127.0.0.1:9002\"]\nclient_key = \"me.key\"",
+            &["g.toml:5:14: `client_key` is not used: no server of this upstream is https"],
+        ),
+        (
             "[release.r]",
             "[identity]\nfrom = [{ jwt = { unverified = true } }]\n[release.r]",
             &[
