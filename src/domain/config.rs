@@ -21,7 +21,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -305,25 +305,43 @@ impl Scheme {
     }
 }
 
-/// `http://host:port` of the config, parsed.
+/// `http://host:port` or `unix:/path` of the config, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
     pub scheme: Scheme,
     /// Lower case; a DNS name, or an IP literal without brackets.
+    /// Or the absolute path of a unix socket, which no DNS name can look like.
     pub host: String,
+    /// 0 for a unix socket.
     pub port: u16,
 }
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(path) = self.unix_path() {
+            return write!(f, "unix:{}", path.display());
+        }
         write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
 }
 
 impl Server {
-    /// `host:port`; an IPv6 literal has brackets.
+    /// `host:port`; an IPv6 literal has brackets. `localhost` for a unix socket.
     pub fn authority(&self) -> String {
-        authority(&self.host, self.port)
+        match self.unix_path() {
+            Some(_) => "localhost".into(),
+            None => authority(&self.host, self.port),
+        }
+    }
+
+    /// The path of its socket, if it is a unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.host.starts_with('/').then(|| Path::new(&self.host))
+    }
+
+    /// Whether its host has to be looked up.
+    pub fn is_dns_name(&self) -> bool {
+        self.unix_path().is_none() && self.host.parse::<IpAddr>().is_err()
     }
 
     /// The same host and port, with any scheme.

@@ -1,4 +1,4 @@
-//! New connections to servers: TCP, then TLS where the server is https.
+//! New connections to servers: TCP, then TLS where the server is https; or a unix socket.
 //!
 //! Invariants: a dead address does not use up the time of the others. It delays the first request
 //! that meets it by a quarter of a second at most, and then none until it has left its pause.
@@ -12,16 +12,20 @@ use socket2::SockRef;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// RFC 8305, 5 and 8: the recommended "connection attempt delay".
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// How long an attempt outside of any request may take.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// The pause before a unix socket whose queue is full is tried again.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) fn too_late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout")
@@ -31,12 +35,14 @@ pub(super) fn too_late() -> io::Error {
 pub enum RawConnection {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Unix(UnixStream),
 }
 
 /// An open connection and the address that it leads to.
 pub struct Connected {
     pub stream: RawConnection,
-    pub address: SocketAddr,
+    /// `None`: a unix socket.
+    pub address: Option<SocketAddr>,
 }
 
 /// A connection that is being opened, and its address.
@@ -49,13 +55,20 @@ type Attempt<'a> = (SocketAddr, Pin<Box<dyn Future<Output = io::Result<RawConnec
 /// No address could be connected to within `at_most`, or this machine lacks the means.
 pub async fn connect(server: &ServerState, at_most: Duration) -> Result<Connected, NoConnection> {
     let until = Instant::now() + at_most;
+    if let Some(path) = server.server.unix_path() {
+        return match timeout_at(until, open_unix(path)).await.unwrap_or_else(|_| Err(too_late())) {
+            Ok(stream) => Ok(Connected { stream: RawConnection::Unix(stream), address: None }),
+            Err(error) if is_local(&error) => Err(NoConnection::Local(error)),
+            Err(error) => Err(NoConnection::Unreachable(error)),
+        };
+    }
     let connected = match *server.addresses.in_order() {
         [] => {
             let unresolved = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
             Err(NoConnection::Unreachable(unresolved))
         }
         [address] => match timeout_at(until, open(server, address)).await {
-            Ok(Ok(stream)) => Ok(Connected { stream, address }),
+            Ok(Ok(stream)) => Ok(Connected { stream, address: Some(address) }),
             Ok(Err(error)) if is_local(&error) => Err(NoConnection::Local(error)),
             Ok(Err(error)) => Err(NoConnection::Unreachable(error)),
             Err(_) => Err(NoConnection::Unreachable(too_late())),
@@ -98,7 +111,7 @@ async fn race(
             Ok((index, address, Ok(stream))) => {
                 attempts.drain(..index).for_each(|(slower, _)| note_failed(slower));
                 server.addresses.note_connected(address);
-                return Ok(Connected { stream, address });
+                return Ok(Connected { stream, address: Some(address) });
             }
             // Another address may need other means: this machine may lack IPv6.
             Ok((_, _, Err(error))) if is_local(&error) => local = Some(NoConnection::Local(error)),
@@ -138,6 +151,16 @@ pub async fn retry_dead(server: &ServerState) {
             // Says nothing of the address.
             Err(error) if is_local(&error) => {}
             Err(_) => server.addresses.note_failed(address),
+        }
+    }
+}
+
+/// A full queue of the listener refuses at once, unlike that of TCP: waits for room in it.
+async fn open_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_FULL_PAUSE).await,
+            opened => return opened,
         }
     }
 }
@@ -225,14 +248,14 @@ mod tests {
         let began = Instant::now();
         let ten = Duration::from_secs(10);
         for _ in 0..2 {
-            assert_eq!(connect(&server, ten).await.ok().unwrap().address, live);
+            assert_eq!(connect(&server, ten).await.ok().unwrap().address, Some(live));
         }
         assert!(began.elapsed() < ten / 2, "the dead address took its share of the time");
         assert!(began.elapsed() >= NEXT_ADDRESS_AFTER, "it was tried first");
         assert!(server.is_lookup_wanted());
         for _ in 0..3 {
             assert_eq!(server.addresses.in_order(), [live, dead]);
-            assert_eq!(connect(&server, ten).await.ok().unwrap().address, live);
+            assert_eq!(connect(&server, ten).await.ok().unwrap().address, Some(live));
         }
     }
 
@@ -243,7 +266,7 @@ mod tests {
         let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = server(vec![refusing, live]);
         for _ in 0..2 {
-            assert_eq!(connect(&server, Duration::from_secs(10)).await.ok().unwrap().address, live);
+            assert_eq!(connect(&server, Duration::from_secs(10)).await.ok().unwrap().address, Some(live));
         }
         assert_eq!(server.addresses.in_order(), [live, refusing]);
         let _back = std::net::TcpListener::bind(refusing).unwrap();

@@ -18,7 +18,8 @@ const AGE_MIN_SHARE: f64 = 0.8;
 
 pub struct ConnectionOrigin {
     server: Arc<ServerState>,
-    address: SocketAddr,
+    /// `None`: a unix socket, which has no other address.
+    address: Option<SocketAddr>,
     /// The addresses of this generation include `address`; 0: of none yet.
     checked: Cell<u64>,
     /// From then on it takes no further request. Monotonic.
@@ -26,7 +27,7 @@ pub struct ConnectionOrigin {
 }
 
 impl ConnectionOrigin {
-    pub fn new(server: &Arc<ServerState>, address: SocketAddr, age_max: Option<Duration>) -> Self {
+    pub fn new(server: &Arc<ServerState>, address: Option<SocketAddr>, age_max: Option<Duration>) -> Self {
         let share = AGE_MIN_SHARE + (1.0 - AGE_MIN_SHARE) * Random::default().unit();
         ConnectionOrigin {
             server: server.clone(),
@@ -42,7 +43,7 @@ impl ConnectionOrigin {
         if self.checked.get() == generation {
             return false;
         }
-        if !self.server.addresses.load().contains(&self.address) {
+        if self.address.is_some_and(|address| !self.server.addresses.load().contains(&address)) {
             return true;
         }
         self.checked.set(generation);

@@ -45,7 +45,7 @@ enum ProbeError {
 }
 
 pub async fn probe(server: &ServerState, health: &Health, within: Duration) -> ProbeResult {
-    if server.addresses.load().is_empty() {
+    if server.server.unix_path().is_none() && server.addresses.load().is_empty() {
         return ProbeResult::Unknown;
     }
     let until = Instant::now() + within;
@@ -74,6 +74,7 @@ async fn ask(server: &ServerState, health: &Health, within: Duration) -> Result<
     match stood.stream {
         RawConnection::Plain(stream) => ask_over(server, health, stream).await,
         RawConnection::Tls(stream) => ask_over(server, health, *stream).await,
+        RawConnection::Unix(stream) => ask_over(server, health, stream).await,
     }
 }
 

@@ -26,7 +26,7 @@
 use crate::domain::config::Protocol;
 use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
-use crate::net::fast::response_head_limit::TcpBased;
+use crate::net::fast::response_head_limit::SocketBased;
 use crate::net::request_form::{http1_form, http2_form};
 use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
@@ -255,6 +255,7 @@ where
         let sender = match connected.stream {
             RawConnection::Plain(stream) => http1_over(stream, open, origin).await?,
             RawConnection::Tls(stream) => http1_over(*stream, open, origin).await?,
+            RawConnection::Unix(stream) => http1_over(stream, open, origin).await?,
         };
         Ok(ConnectionLease { sender, pool, reused: false, tunnel: None })
     }
@@ -292,6 +293,7 @@ where
         let sender = match connected.stream {
             RawConnection::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
             RawConnection::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Unix(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
         };
         let shared = Rc::new(SharedConnection {
             sender,
@@ -537,7 +539,7 @@ async fn http1_over<S, B>(
     origin: ConnectionOrigin,
 ) -> Result<LeasedSender<B>, NoConnection>
 where
-    S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -1,6 +1,6 @@
 //! Resolves the DNS names of upstream servers periodically, and tries their dead addresses again.
 //!
-//! Invariants: a name that cannot be resolved keeps its addresses. IP literals are never looked up.
+//! Invariants: a name that cannot be resolved keeps its addresses. IP literals and unix sockets are never looked up.
 //! Look-ups run concurrently, so a slow name delays no other. A name has one look-up at a time.
 //! Servers of one host share its look-ups.
 
@@ -9,7 +9,7 @@ use crate::telemetry::throttle::Throttle;
 use crate::upstream::connect::retry_dead;
 use crate::upstream::server::ServerState;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -134,7 +134,7 @@ fn due_after(now: Instant) -> Instant {
 
 fn by_host(servers: Vec<Arc<ServerState>>) -> HostServers {
     let mut hosts = HostServers::new();
-    for server in servers.into_iter().filter(|s| s.server.host.parse::<IpAddr>().is_err()) {
+    for server in servers.into_iter().filter(|s| s.server.is_dns_name()) {
         hosts.entry(server.server.host.clone()).or_default().push(server);
     }
     hosts

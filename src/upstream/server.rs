@@ -8,6 +8,7 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
+use crate::config::values::with_real_path;
 use crate::domain::config::{FromFiles, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
@@ -15,7 +16,9 @@ use crate::telemetry::throttle::Throttle;
 use crate::upstream::addresses::ServerAddresses;
 use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -101,6 +104,24 @@ pub fn is_local(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EPERM | ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS))
 }
 
+/// One place that [`UpstreamState::takes_connections`] tries.
+enum ProbedPlace {
+    Address(SocketAddr),
+    Socket(PathBuf),
+}
+
+impl ProbedPlace {
+    fn connect(&self, within: Duration) -> std::io::Result<()> {
+        match self {
+            ProbedPlace::Address(address) => TcpStream::connect_timeout(address, within).map(drop),
+            ProbedPlace::Socket(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect_timeout(&SockAddr::unix(path)?, within)
+            }
+        }
+    }
+}
+
 /// Connections to servers over all workers, and the limit of the process.
 pub struct ConnectionBudget {
     pub workers: usize,
@@ -149,12 +170,14 @@ impl UpstreamState {
         }
     }
 
-    /// Every name and known address of its servers.
+    /// Every name, known address and real path of its servers.
     pub fn aliases(&self) -> Vec<String> {
         let of = |server: &Arc<ServerState>| {
             let addresses: Vec<String> =
                 server.addresses.load().iter().map(|a| canonical_address(*a)).collect();
-            std::iter::once(server.server.to_string()).chain(addresses)
+            let own = server.server.to_string();
+            let real_path = Some(with_real_path(&server.server).to_string()).filter(|real| *real != own);
+            std::iter::once(own).chain(real_path).chain(addresses)
         };
         self.servers.iter().flat_map(of).collect()
     }
@@ -224,13 +247,15 @@ impl UpstreamState {
         }
         let (found, answers) = std::sync::mpsc::channel();
         let addresses: Vec<SocketAddr> =
-            self.servers.iter().flat_map(|s| s.addresses.load().as_ref().clone()).take(PROBES_MAX).collect();
+            self.servers.iter().flat_map(|s| s.addresses.load().as_ref().clone()).collect();
         let mut asked = 0;
-        for address in addresses {
+        let sockets = self.servers.iter().filter_map(|s| s.server.unix_path().map(Path::to_owned));
+        let places = addresses.into_iter().map(ProbedPlace::Address);
+        for place in places.chain(sockets.map(ProbedPlace::Socket)).take(PROBES_MAX) {
             let found = found.clone();
             let probe = move || {
-                let takes = match TcpStream::connect_timeout(&address, within) {
-                    Ok(_) => true,
+                let takes = match place.connect(within) {
+                    Ok(()) => true,
                     Err(error) => is_local(&error),
                 };
                 // The receiver is gone if another address answered first.

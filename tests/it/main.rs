@@ -43,6 +43,7 @@ mod tls;
 mod told;
 mod tools;
 mod traces;
+mod unix_sockets;
 mod verbs;
 mod versions;
 mod watchdog;

@@ -16,8 +16,10 @@ pub static UPSTREAM: Section = Section {
             .reload("at once; servers that leave finish the requests they have")
             .shown("[\"http://127.0.0.1:9001\"]")
             .doc(
-                "The address of each server. Names are resolved again as they change. The server with the \
-                 least load is asked first.",
+                "The address of each server. Names are looked up every two seconds, and at once when a \
+                 connection fails. Connections to an address that a name has left take no further request. \
+                 The path of a unix socket is absolute and has 107 bytes at most. A request without Host \
+                 gets `localhost` there. The server with the least load is asked first.",
             ),
         key("connect_timeout", Duration { min: "1ms", max: "5m" })
             .default("1s")

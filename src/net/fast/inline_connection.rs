@@ -19,7 +19,7 @@
 //! * An unused connection wakes no task. The wake is recorded and handled before the next use.
 //! * Dropping a [`InlineConnection`] closes its connection.
 
-use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, TcpBased};
+use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, SocketBased};
 use crate::net::fast::write_batching;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -134,7 +134,7 @@ where
     /// hyper returns none today.
     pub async fn new<S>(stream: S, kept: impl Sized + 'static) -> Result<Self, hyper::Error>
     where
-        S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
     {
         let (stream, head) = ServerStream::new(stream);
         let (handle, connection) = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await?;
