@@ -51,7 +51,7 @@ pub fn tls(
         }
     }
     let (certificate, key) = (pair.0?, pair.1?);
-    if listen.https.is_none() {
+    if listen.https.is_empty() {
         let help = "add `https = \"127.0.0.1:8443\"` under `[listen]`, or remove `[tls]`";
         r.warn(&scope.span, "`[tls]` is not used", "no address listens for https", Some(help.into()));
     }

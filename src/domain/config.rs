@@ -20,7 +20,7 @@ use crate::stats::cohort::{Salt, Weight};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,10 @@ pub struct Config {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    pub http: SocketAddr,
-    pub https: Option<SocketAddr>,
+    /// At least one.
+    pub http: Vec<SocketAddr>,
+    /// Empty: no TLS.
+    pub https: Vec<SocketAddr>,
     pub admin: SocketAddr,
     /// Data plane threads, each with its own runtime, listener socket and pools. 0: one per core.
     pub workers: usize,
@@ -117,6 +119,15 @@ impl Listen {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
             n => n,
         }
+    }
+
+    /// Whether an IPv4 listener needs the port of the IPv6 listener `address` for itself.
+    pub fn is_ipv6_only(&self, address: SocketAddr) -> bool {
+        let twin = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+        address.is_ipv6()
+            && address.ip().is_unspecified()
+            && address.port() != 0
+            && self.http.iter().chain(&self.https).chain([&self.admin]).any(|other| *other == twin)
     }
 
     /// Is this a trusted proxy, whose statement about the client's address is accepted?

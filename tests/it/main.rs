@@ -25,6 +25,7 @@ mod implied;
 mod latch;
 mod leaving;
 mod ledger;
+mod listeners;
 mod maintenance;
 mod metrics;
 mod notices;

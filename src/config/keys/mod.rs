@@ -316,16 +316,19 @@ impl ConfigKey {
 
     /// The text of a value as the file has it: strings get quotes.
     pub fn toml(&self, text: &str) -> String {
+        let quoted = || {
+            let quote = if text.contains('"') { '\'' } else { '"' };
+            format!("{quote}{text}{quote}")
+        };
         match self.kind {
             ValueKind::Duration { .. }
             | ValueKind::DurationOrEmpty { .. }
             | ValueKind::Size { .. }
             | ValueKind::Percent { .. }
             | ValueKind::Choice(_)
-            | ValueKind::Text(_) => {
-                let quote = if text.contains('"') { '\'' } else { '"' };
-                format!("{quote}{text}{quote}")
-            }
+            | ValueKind::Text(_) => quoted(),
+            // Unless it is a list.
+            ValueKind::TextOrList { .. } if !text.starts_with("[\"") => quoted(),
             _ => text.to_owned(),
         }
     }
