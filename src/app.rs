@@ -73,8 +73,8 @@ pub enum StateFault {
 /// A running proxy. If it is dropped without [`Proxy::finish`], it stops at once.
 pub struct Proxy {
     pub shared: Arc<SharedState>,
-    pub http: SocketAddr,
-    pub https: Option<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
     pub admin: SocketAddr,
     stage: watch::Sender<ServingStage>,
     stop: Arc<AtomicBool>,
@@ -110,7 +110,7 @@ impl Proxy {
         let archive = proxy.start_writers(disk, key)?;
         proxy.wait_until_durable(on_failure)?;
         proxy.start_control(edits, asked, sockets.admin, descriptors.admin)?;
-        proxy.start_workers(sockets.http, sockets.https)?;
+        proxy.start_workers(sockets.workers)?;
         proxy.start_watchdog(archive)?;
         proxy.announce();
         Ok(proxy)
@@ -187,11 +187,9 @@ impl Proxy {
         Ok(())
     }
 
-    /// Starts one thread for each socket of `http`.
-    fn start_workers(&mut self, http: Vec<TcpListener>, https: Vec<TcpListener>) -> io::Result<()> {
-        let mut https = https.into_iter();
-        for (index, http) in http.into_iter().enumerate() {
-            let listeners = listener::Listeners { http, https: https.next() };
+    /// Starts the thread of each worker.
+    fn start_workers(&mut self, workers: Vec<listener::Listeners>) -> io::Result<()> {
+        for (index, listeners) in workers.into_iter().enumerate() {
             let (shared, stage) = (self.shared.clone(), self.stage.subscribe());
             let body = move || {
                 if let Err(error) = listener::run(index, listeners, shared.clone(), stage) {
@@ -211,9 +209,9 @@ impl Proxy {
     }
 
     fn announce(&self) {
-        let listeners = [("http", Some(self.http)), ("https", self.https), ("admin", Some(self.admin))];
-        for (name, address) in listeners {
-            let Some(address) = address else { continue };
+        let http = self.http.iter().map(|address| ("http", address));
+        let https = self.https.iter().map(|address| ("https", address));
+        for (name, address) in http.chain(https).chain([("admin", &self.admin)]) {
             self.shared.log.event("listening", json!({"name": name, "address": address.to_string()}));
         }
         self.shared.gauges.enter(ServingPhase::Serving);

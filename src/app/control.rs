@@ -17,6 +17,7 @@ use crate::tasks::alerts::alert;
 use crate::tasks::health::HealthProbes;
 use crate::tasks::{memory, resources, trace_export, wave_controller};
 use crate::upstream::resolve;
+use crate::upstream::server::ServerState;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -188,23 +189,27 @@ async fn send_traces(shared: Arc<SharedState>, mut stage: watch::Receiver<Servin
 async fn names(shared: Arc<SharedState>, first: std::sync::mpsc::SyncSender<()>) {
     resolve_now(&shared).await;
     let _ = first.try_send(());
-    loop {
-        tokio::time::sleep(resolve::INTERVAL).await;
-        resolve_now(&shared).await;
-    }
+    resolve::follow(|| servers(&shared), |resolved| log_lookup(&shared, resolved)).await;
 }
 
 async fn resolve_now(shared: &SharedState) {
-    let servers = shared.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
-    for resolved in resolve::refresh(servers).await {
-        match resolved {
-            resolve::LookupResult::Changed { name, addresses } => {
-                let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
-                shared.log.event("resolved", json!({"name": name, "addresses": addresses}));
-            }
-            resolve::LookupResult::Failed { name, error } => {
-                shared.log.event("resolve_failed", json!({"name": name, "error": error}));
-            }
+    for resolved in resolve::refresh(servers(shared)).await {
+        log_lookup(shared, resolved);
+    }
+}
+
+fn servers(shared: &SharedState) -> Vec<Arc<ServerState>> {
+    shared.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect()
+}
+
+fn log_lookup(shared: &SharedState, resolved: resolve::LookupResult) {
+    match resolved {
+        resolve::LookupResult::Changed { name, addresses } => {
+            let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+            shared.log.event("resolved", json!({"name": name, "addresses": addresses}));
+        }
+        resolve::LookupResult::Failed { name, error } => {
+            shared.log.event("resolve_failed", json!({"name": name, "error": error}));
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::app::state::Disk;
 use crate::config::watcher::{FileChange, Watcher};
 use crate::config::{self, CheckedConfig};
 use crate::domain::config::{Config, Listen};
-use crate::net::listen;
+use crate::net::listen::{self, DualStack};
+use crate::proxy::listener::Listeners;
 use crate::runtime::shared::{ConfigSource, SharedState};
 use crate::store::state::StateFound;
 use crate::store::state_key::StateKey;
@@ -27,9 +28,9 @@ use std::sync::atomic::Ordering::Relaxed;
 const DESCRIPTORS_MIN: u64 = 64;
 const DESCRIPTORS_MAX: u64 = 512;
 /// The process's own descriptors among them: files, runtimes, probes and calls to receivers; and a
-/// few for each worker.
+/// few for each worker, besides its listeners.
 const DESCRIPTORS_OWN: usize = 24;
-const DESCRIPTORS_WORKER: usize = 6;
+const DESCRIPTORS_WORKER: usize = 4;
 
 /// The config file as checked, and its later edits.
 pub(super) struct ConfigFile {
@@ -92,7 +93,8 @@ impl Descriptors {
         let kept = open_max.map_or(DESCRIPTORS_MAX, |n| (n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
         let room = open_max
             .map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1));
-        let own = DESCRIPTORS_OWN + DESCRIPTORS_WORKER * config.listen.workers();
+        let sockets = config.listen.http.len() + config.listen.https.len();
+        let own = DESCRIPTORS_OWN + (DESCRIPTORS_WORKER + sockets) * config.listen.workers();
         let admin = Capacity::within(usize::try_from(kept).unwrap_or(usize::MAX).saturating_sub(own));
         if room < config.limits.connections {
             log.event(
@@ -105,34 +107,43 @@ impl Descriptors {
     }
 }
 
-/// The bound sockets, by listener; of `http` and `https`, one for each worker.
+/// The bound sockets.
 pub(super) struct Sockets {
-    pub http: Vec<TcpListener>,
-    pub https: Vec<TcpListener>,
+    /// Of each worker.
+    pub workers: Vec<Listeners>,
     pub admin: Vec<TcpListener>,
 }
 
 /// The addresses of the sockets, with the ports that the system chose.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Addresses {
-    pub http: SocketAddr,
-    pub https: Option<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
     pub admin: SocketAddr,
 }
 
 impl Sockets {
     pub(super) fn bind(config: &Listen) -> Result<(Addresses, Sockets), StartError> {
-        let bind = |name, address, n| {
-            listen::bind_workers(address, n).map_err(|source| StartError::Listen { name, address, source })
+        let bind = |name, address, sockets| {
+            let stack =
+                if config.is_ipv6_only(address) { DualStack::Ipv6Only } else { DualStack::System };
+            listen::bind_workers(address, sockets, stack)
+                .map_err(|source| StartError::Listen { name, address, source })
         };
-        let workers = config.workers();
-        let (http, http_sockets) = bind("http", config.http, workers)?;
-        let (https, https_sockets) =
-            config.https.map(|address| bind("https", address, workers)).transpose()?.unzip();
+        let mut workers: Vec<Listeners> = (0..config.workers()).map(|_| Listeners::default()).collect();
+        let (mut http, mut https) = (vec![], vec![]);
+        for address in &config.http {
+            let (bound, sockets) = bind("http", *address, workers.len())?;
+            http.push(bound);
+            workers.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.http.push(socket));
+        }
+        for address in &config.https {
+            let (bound, sockets) = bind("https", *address, workers.len())?;
+            https.push(bound);
+            workers.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.https.push(socket));
+        }
         let (admin, admin_sockets) = bind("admin", config.admin, 1)?;
-        let sockets =
-            Sockets { http: http_sockets, https: https_sockets.unwrap_or_default(), admin: admin_sockets };
-        Ok((Addresses { http, https, admin }, sockets))
+        Ok((Addresses { http, https, admin }, Sockets { workers, admin: admin_sockets }))
     }
 }
 

@@ -270,8 +270,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         let any = "127.0.0.1:0".parse().unwrap();
         Config {
             listen: config::Listen {
-                http: any,
-                https: None,
+                http: vec![any],
+                https: vec![],
                 admin: any,
                 workers: 1,
                 trusted_proxies: vec![],

@@ -93,7 +93,7 @@ fn receiver(r: &mut ConfigReader<'_>, name: WithSpan<String>, s: &TableScope<'_>
 
 /// `http://host:port/path`, or https.
 pub(super) fn address(text: &str) -> Parsed<Address> {
-    let Some((scheme, rest)) = text.split_once("://") else {
+    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| *scheme != "unix") else {
         return bad_help("an address starts with http:// or https://", "write `\"http://127.0.0.1:9093\"`");
     };
     if text.bytes().any(|b| b.is_ascii_control() || b == b' ' || b == b'#') {

@@ -183,7 +183,7 @@ fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Conf
     let tls = tls::tls(reader, root, &listen, places.https.as_ref());
     let admin = sections::admin(reader, root, &listen, places.admin);
     // A faulty section has been reported already.
-    let mutual = listen.https.is_some() && tls.as_ref().is_none_or(|tls| tls.client_ca.is_some());
+    let mutual = !listen.https.is_empty() && tls.as_ref().is_none_or(|tls| tls.client_ca.is_some());
     let identity = sections::identity(reader, root, mutual);
     let limits = sections::limits(reader, root);
     let state = sections::state(reader, root);
@@ -197,7 +197,7 @@ fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Conf
     let routes = entities::routes(reader, root, &upstreams, &releases);
     super::critical::check(reader, root, &releases, routes.as_deref().unwrap_or_default());
     entities::unused(reader, root, &upstreams, &segments, &releases, &routes);
-    let https = listen.https.is_some();
+    let https = !listen.https.is_empty();
     let bare = |list: Vec<entities::NamedEntity<_>>| list.into_iter().map(|e| e.item).collect();
     Some(Config {
         listen,

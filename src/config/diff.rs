@@ -16,6 +16,7 @@ use crate::domain::segment::Segment;
 use crate::domain::wave::Exposure;
 use crate::stats::cohort::{BUCKETS, Weight};
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 mod standing;
@@ -108,10 +109,12 @@ fn sockets(findings: &mut PlanFindings, old: &Config, new: &Config) {
             ));
         }
     };
-    fixed("[listen] http", old.listen.http.to_string(), new.listen.http.to_string());
-    let https =
-        |config: &Config| config.listen.https.map_or("none".to_string(), |address| address.to_string());
-    fixed("[listen] https", https(old), https(new));
+    let list = |addresses: &[SocketAddr]| match addresses {
+        [] => "none".to_string(),
+        _ => addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "),
+    };
+    fixed("[listen] http", list(&old.listen.http), list(&new.listen.http));
+    fixed("[listen] https", list(&old.listen.https), list(&new.listen.https));
     fixed("[listen] admin", old.listen.admin.to_string(), new.listen.admin.to_string());
     fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
     let directory = |config: &Config| config.state.directory.display().to_string();
@@ -502,7 +505,7 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
     let limits = |u: &Upstream| {
         (
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle),
-            (u.http2_ping, u.connections_max, u.requests_in_flight_max),
+            (u.http2_ping, u.connection_age_max, u.connections_max, u.requests_in_flight_max),
         )
     };
     if limits(before) != limits(after) {
@@ -521,7 +524,7 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
         findings.note(format!("upstream `{}`: where its resources are read changes", after.name));
     }
     if before.transport != after.transport {
-        findings.note(format!("upstream `{}`: `http2` or the CA of its servers changes", after.name));
+        findings.note(format!("upstream `{}`: `http2`, the CA of its servers, or the own certificate changes", after.name));
     }
 }
 

@@ -77,6 +77,7 @@ pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEn
             total_timeout: r.duration_or_none(&s, "total_timeout"),
             connection_idle: r.duration(&s, "connection_idle"),
             http2_ping: r.duration_or_none(&s, "http2_ping"),
+            connection_age_max: r.duration_or_none(&s, "connection_age_max"),
             connections_max: r.integer(&s, "connections_max") as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
             health: health(r, &s),
@@ -279,6 +280,10 @@ pub fn releases(
     entries
 }
 
+fn same_place(a: &Server, b: &Server) -> bool {
+    a.same_place(b) || values::with_real_path(a).same_place(&values::with_real_path(b))
+}
+
 /// Checks that `new` is another program: a trip that sends users from a server to itself has no
 /// effect.
 fn arms_apart(
@@ -293,7 +298,7 @@ fn arms_apart(
         let help = "name the upstream of the version to be released";
         r.fault(span, "`stable` and `new` are the same upstream", "", Some(help.into()));
     } else if let Some(both) =
-        a.servers.iter().find(|server| b.servers.iter().any(|other| other.same_place(server)))
+        a.servers.iter().find(|server| b.servers.iter().any(|other| same_place(server, other)))
     {
         let message = format!("`{both}` is a server of `stable` and of `new`");
         let why = "a rollback would not take it out";
@@ -593,7 +598,7 @@ fn shared_servers(
         let Some(new) = upstreams.get(entry.item.new) else { continue };
         let shares = |i: usize| {
             let servers: &[Server] = &upstreams[i].item.servers;
-            servers.iter().any(|s| new.item.servers.iter().any(|n| n.same_place(s)))
+            servers.iter().any(|s| new.item.servers.iter().any(|n| same_place(n, s)))
         };
         for (i, upstream) in upstreams.iter().enumerate() {
             if targets.contains(&Target::Upstream(i)) && shares(i) {

@@ -284,6 +284,19 @@ impl<'e> ConfigReader<'e> {
         })
     }
 
+    /// A string or a list of them, parsed into values; the default of the table if it is absent.
+    pub fn one_or_list<T>(
+        &mut self,
+        scope: &TableScope<'_>,
+        key: &str,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Vec<WithSpan<T>> {
+        match self.value(scope, key).map(Spanned::get_ref) {
+            Some(DeValue::Array(_)) => self.list(scope, key, parse),
+            _ => self.parsed_or_default(scope, key, parse).into_iter().collect(),
+        }
+    }
+
     /// A string with a unit. A bare number is refused with a correction.
     fn with_unit<T>(
         &mut self,

@@ -5,7 +5,7 @@ use super::files;
 use super::keys::choices::{
     CERTIFICATE_NAME, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
 };
-use super::reader::{ConfigReader, SourceSpan, TableScope, found};
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, found};
 use super::values;
 use crate::config::keys::{ConfigKey, single_sections, upstreams_and_routes};
 use crate::domain::config::{
@@ -29,35 +29,45 @@ pub struct ListenSpans {
 
 pub fn listen(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> (Listen, ListenSpans) {
     let scope = r.scope(root, &single_sections::LISTEN);
-    let http = r.parsed_or_default(&scope, "http", values::address);
-    let https = r.parsed(&scope, "https", values::address);
+    let http = r.one_or_list(&scope, "http", values::address);
+    let https = r.one_or_list(&scope, "https", values::address);
+    for key in ["http", "https"] {
+        let value = r.value(&scope, key).filter(|v| v.get_ref().as_array().is_some_and(|a| a.is_empty()));
+        if let Some(span) = value.map(Spanned::span) {
+            r.fault(&span, format!("`{key}` is an empty list"), "", Some("remove it".into()));
+        }
+    }
     let admin = r.parsed_or_default(&scope, "admin", values::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
     let workers = r.integer(&scope, "workers") as usize;
     let proxy_protocol = r.stated_boolean(&scope, "proxy_protocol").filter(|p| p.value);
     let listen = Listen {
-        http: http.map_or(UNKNOWN_ADDRESS, |a| a.value),
-        https: https.as_ref().map(|a| a.value),
-        admin: admin.map_or(UNKNOWN_ADDRESS, |a| a.value),
+        http: http.iter().map(|a| a.value).collect(),
+        https: https.iter().map(|a| a.value).collect(),
+        admin: admin.as_ref().map_or(UNKNOWN_ADDRESS, |a| a.value),
         workers,
         trusted_proxies: networks(r, &scope, "trusted_proxies"),
         proxy_protocol: proxy_protocol.is_some(),
         expose_arm: r.boolean(&scope, "expose_arm"),
     };
-    if listen.http == listen.admin && listen.http.port() != 0 {
-        r.fault(
-            &admin_span,
-            "`http` and `admin` are the same address",
-            "",
-            Some("give `admin` another port".into()),
-        );
-    }
-    if let Some(https) = https.as_ref().filter(|h| h.value.port() != 0)
-        && let Some(other) =
-            [("http", listen.http), ("admin", listen.admin)].into_iter().find(|o| o.1 == https.value)
-    {
-        let message = format!("`{}` and `https` are the same address", other.0);
-        r.fault(&https.span, message, "", Some("give `https` another port".into()));
+    let named = |name, list: &[WithSpan<SocketAddr>]| {
+        list.iter().map(|a| (name, a.value, a.span.clone())).collect::<Vec<_>>()
+    };
+    let admin_place = admin.map(|a| ("admin", a.value, a.span));
+    let places: Vec<_> =
+        named("http", &http).into_iter().chain(admin_place).chain(named("https", &https)).collect();
+    for (i, (name, address, span)) in places.iter().enumerate().filter(|(_, place)| place.1.port() != 0) {
+        match places[..i].iter().find(|earlier| earlier.1 == *address) {
+            Some((other, ..)) if other == name => {
+                let message = format!("`{address}` stands twice in `{name}`");
+                r.fault(span, message, "", Some("remove one".into()));
+            }
+            Some((other, ..)) => {
+                let message = format!("`{other}` and `{name}` are the same address");
+                r.fault(span, message, "", Some(format!("give `{name}` another port")));
+            }
+            None => {}
+        }
     }
     // Unreadable networks have been reported already.
     let named = r
@@ -78,7 +88,7 @@ pub fn listen(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> (Listen, Liste
             Some("name the networks of your own proxies".into()),
         );
     }
-    (listen, ListenSpans { admin: admin_span, https: https.map(|a| a.span) })
+    (listen, ListenSpans { admin: admin_span, https: https.into_iter().next().map(|a| a.span) })
 }
 
 pub fn networks(r: &mut ConfigReader<'_>, scope: &TableScope<'_>, key: &str) -> Vec<IpNet> {

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_cert::der::Decode;
 
@@ -51,7 +51,7 @@ pub fn tls(
         }
     }
     let (certificate, key) = (pair.0?, pair.1?);
-    if listen.https.is_none() {
+    if listen.https.is_empty() {
         let help = "add `https = \"127.0.0.1:8443\"` under `[listen]`, or remove `[tls]`";
         r.warn(&scope.span, "`[tls]` is not used", "no address listens for https", Some(help.into()));
     }
@@ -112,11 +112,21 @@ pub fn transport(
     let http2 = r.boolean(scope, "http2");
     let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
     let ca = file(r, scope, "ca_file");
+    let pair = (file(r, scope, "client_certificate"), file(r, scope, "client_key"));
     let Some((_, https)) = servers.iter().find(|(server, _)| server.scheme == Scheme::Https) else {
-        if let Some((_, span)) = ca {
-            r.warn(&span, "`ca_file` is not used", "no server of this upstream is https", None);
+        for (key, found) in [("ca_file", ca), ("client_certificate", pair.0), ("client_key", pair.1)] {
+            if let Some((_, span)) = found {
+                let message = format!("`{key}` is not used");
+                r.warn(&span, message, "no server of this upstream is https", None);
+            }
         }
         return Transport { protocol, tls: None };
+    };
+    let own = match pair {
+        (Some(certificate), Some(key)) => own_pair(r, certificate, key).map(Some),
+        (Some((_, span)), None) => half_a_pair(r, &span, "client_certificate", "client_key"),
+        (None, Some((_, span))) => half_a_pair(r, &span, "client_key", "client_certificate"),
+        (None, None) => Some(None),
     };
     let verified = match ca {
         Some((path, span)) => {
@@ -124,20 +134,68 @@ pub fn transport(
         }
         None => system(r, https),
     };
-    let tls = verified.and_then(|(roots, digest)| match client(roots, protocol) {
-        Ok(config) => Some(FromFiles { config: Arc::new(config), digest }),
-        Err(error) => {
-            r.fault(https, "TLS to this server cannot be set up", &error.to_string(), None);
-            None
+    let tls = verified.zip(own).and_then(|((roots, roots_digest), own)| {
+        let digest = own.as_ref().map_or(roots_digest, |own| digest(&[&roots_digest.to_vec(), &own.digest]));
+        let key_path = own.as_ref().map(|own| own.key_path.clone());
+        match (client(roots, protocol, own), key_path) {
+            (Ok(config), _) => Some(FromFiles { config: Arc::new(config), digest }),
+            (Err(rustls::Error::InconsistentKeys(_)), Some(path)) => {
+                let help = "put the pair in place together; what is in force stays until it fits";
+                at_line(r, &path, 0, "this is not the key of `client_certificate`", Some(help));
+                None
+            }
+            (Err(error), _) => {
+                r.fault(https, "TLS to this server cannot be set up", &error.to_string(), None);
+                None
+            }
         }
     });
     Transport { protocol, tls }
 }
 
+/// The certificate that grayling shows to servers, and its key.
+struct OwnPair {
+    chain: Chain,
+    key: PrivateKeyDer<'static>,
+    key_path: PathBuf,
+    digest: Vec<u8>,
+}
+
+fn own_pair(
+    r: &mut ConfigReader<'_>,
+    (certificate, certificate_span): (PathBuf, SourceSpan),
+    (key_path, key_span): (PathBuf, SourceSpan),
+) -> Option<OwnPair> {
+    let texts = (small(r, &certificate, &certificate_span), secret(r, &key_path, &key_span));
+    let (certificate_text, key_text) = (texts.0?, texts.1?);
+    let chain = certificates(r, &certificate, &certificate_text);
+    let key = private_key(r, &key_path, &key_text);
+    let (chain, key) = (chain?, key?);
+    let (not_before_s, not_after_s) = validity(&chain[0]);
+    if !(not_before_s..=not_after_s).contains(&now_s()) {
+        let state = if now_s() > not_after_s { "has expired" } else { "is not valid yet" };
+        let help = "renew it; the new pair is taken without a restart";
+        r.warn(
+            &certificate_span,
+            format!("`client_certificate` {state}"),
+            "servers refuse it",
+            Some(help.into()),
+        );
+    }
+    Some(OwnPair { chain, key, key_path, digest: digest(&[&certificate_text, &key_text]).to_vec() })
+}
+
+/// `None`: it is not known which pair is meant.
+fn half_a_pair<T>(r: &mut ConfigReader<'_>, span: &SourceSpan, found: &str, missing: &str) -> Option<T> {
+    let help = format!("add `{missing} = \"tls/me.{}\"`", if missing == "client_key" { "key" } else { "pem" });
+    r.absent(span, format!("`{found}` without `{missing}`"), "a certificate needs its key", Some(help));
+    None
+}
+
 /// For HTTP/1.1 to servers that a certificate authority of this machine has signed.
 pub fn by_the_system(r: &mut ConfigReader<'_>, span: &SourceSpan) -> Option<FromFiles<ClientConfig>> {
     let (roots, digest) = system(r, span)?;
-    match client(roots, Protocol::Http1) {
+    match client(roots, Protocol::Http1, None) {
         Ok(config) => Some(FromFiles { config: Arc::new(config), digest }),
         Err(error) => {
             r.fault(span, "TLS to this address cannot be set up", &error.to_string(), None);
@@ -182,11 +240,18 @@ fn server(
     Ok(config)
 }
 
-fn client(roots: RootCertStore, protocol: Protocol) -> Result<ClientConfig, rustls::Error> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+fn client(
+    roots: RootCertStore,
+    protocol: Protocol,
+    own: Option<OwnPair>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key)?,
+    };
     config.alpn_protocols = match protocol {
         Protocol::Http1 => vec![b"http/1.1".to_vec()],
         Protocol::Http2 => vec![b"h2".to_vec()],

@@ -163,8 +163,11 @@ pub fn network(text: &str) -> Parsed<(IpNet, bool)> {
     }
 }
 
-/// `http://host:port` or `https://host:port`, without a path.
+/// `http://host:port` or `https://host:port`, without a path; or `unix:/path`.
 pub fn server(text: &str) -> Parsed<Server> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_server(path);
+    }
     let (scheme, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
         (Some(rest), _) => (Scheme::Http, rest),
         (_, Some(rest)) => (Scheme::Https, rest),
@@ -218,6 +221,40 @@ pub fn server(text: &str) -> Parsed<Server> {
         return bad(format!("no certificate can be for `{host}`"));
     }
     Ok(Server { scheme, host, port })
+}
+
+/// Bytes of a path in `sockaddr_un`, without its end (unix(7)).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+fn unix_server(path: &str) -> Parsed<Server> {
+    if !path.starts_with('/') || path.starts_with("//") {
+        return bad_help("the path of a socket is absolute", "write `\"unix:/run/app.sock\"`");
+    }
+    if path.len() > UNIX_PATH_BYTES_MAX {
+        return bad(format!("the path of a socket has at most {UNIX_PATH_BYTES_MAX} bytes"));
+    }
+    if path.bytes().any(|b| b.is_ascii_control()) {
+        return bad("a path has no control characters");
+    }
+    // `/run/./app.sock` and `/run//app.sock` are one server.
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    if names.is_empty() || names.contains(&"..") {
+        return bad("not the path of a socket");
+    }
+    Ok(Server { scheme: Scheme::Http, host: format!("/{}", names.join("/")), port: 0 })
+}
+
+/// `server` with symbolic links of its socket's path resolved, so that equal servers have equal
+/// paths. The socket itself may not exist yet.
+pub(crate) fn with_real_path(server: &Server) -> Server {
+    let real = server.unix_path().and_then(|path| {
+        let parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+        path.canonicalize().ok().or_else(parent)
+    });
+    match real.and_then(|path| path.into_os_string().into_string().ok()) {
+        Some(host) => Server { host, ..server.clone() },
+        None => server.clone(),
+    }
 }
 
 fn dns_name(text: &str) -> Parsed<String> {
@@ -508,4 +545,29 @@ pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Parse
     }
     expanded.push_str(rest);
     Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_socket_has_a_bound() {
+        let path = |bytes: usize| format!("unix:/{}", "a".repeat(bytes - 1));
+        assert_eq!(server(&path(107)).unwrap().host.len(), 107);
+        assert!(server(&path(108)).is_err());
+        let server = server("unix:/run/app.sock").unwrap();
+        assert_eq!((server.to_string().as_str(), server.authority().as_str()), ("unix:/run/app.sock", "localhost"));
+    }
+
+    #[test]
+    fn a_socket_is_one_server_by_every_path_to_it_and_before_it_exists() {
+        let folder = std::env::temp_dir().join(format!("grayling-sockets-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("real")).unwrap();
+        let _ = std::os::unix::fs::symlink(folder.join("real"), folder.join("link"));
+        let at = |path: &str| server(&format!("unix:{}", folder.join(path).display())).unwrap();
+        assert_ne!(at("real/app.sock"), at("link/app.sock"));
+        assert_eq!(with_real_path(&at("real/app.sock")), with_real_path(&at("link/app.sock")));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -20,8 +20,8 @@ use crate::stats::cohort::{Salt, Weight};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +46,10 @@ pub struct Config {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    pub http: SocketAddr,
-    pub https: Option<SocketAddr>,
+    /// At least one.
+    pub http: Vec<SocketAddr>,
+    /// Empty: no TLS.
+    pub https: Vec<SocketAddr>,
     pub admin: SocketAddr,
     /// Data plane threads, each with its own runtime, listener socket and pools. 0: one per core.
     pub workers: usize,
@@ -117,6 +119,15 @@ impl Listen {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
             n => n,
         }
+    }
+
+    /// Whether an IPv4 listener needs the port of the IPv6 listener `address` for itself.
+    pub fn is_ipv6_only(&self, address: SocketAddr) -> bool {
+        let twin = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+        address.is_ipv6()
+            && address.ip().is_unspecified()
+            && address.port() != 0
+            && self.http.iter().chain(&self.https).chain([&self.admin]).any(|other| *other == twin)
     }
 
     /// Is this a trusted proxy, whose statement about the client's address is accepted?
@@ -248,6 +259,8 @@ pub struct Upstream {
     pub connection_idle: Duration,
     /// Interval of PING frames on HTTP/2 connections that have open streams, if any are sent.
     pub http2_ping: Option<Duration>,
+    /// A connection that is older takes no further request.
+    pub connection_age_max: Option<Duration>,
     /// Per server.
     pub connections_max: usize,
     pub requests_in_flight_max: usize,
@@ -303,25 +316,43 @@ impl Scheme {
     }
 }
 
-/// `http://host:port` of the config, parsed.
+/// `http://host:port` or `unix:/path` of the config, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
     pub scheme: Scheme,
     /// Lower case; a DNS name, or an IP literal without brackets.
+    /// Or the absolute path of a unix socket, which no DNS name can look like.
     pub host: String,
+    /// 0 for a unix socket.
     pub port: u16,
 }
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(path) = self.unix_path() {
+            return write!(f, "unix:{}", path.display());
+        }
         write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
 }
 
 impl Server {
-    /// `host:port`; an IPv6 literal has brackets.
+    /// `host:port`; an IPv6 literal has brackets. `localhost` for a unix socket.
     pub fn authority(&self) -> String {
-        authority(&self.host, self.port)
+        match self.unix_path() {
+            Some(_) => "localhost".into(),
+            None => authority(&self.host, self.port),
+        }
+    }
+
+    /// The path of its socket, if it is a unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.host.starts_with('/').then(|| Path::new(&self.host))
+    }
+
+    /// Whether its host has to be looked up.
+    pub fn is_dns_name(&self) -> bool {
+        self.unix_path().is_none() && self.host.parse::<IpAddr>().is_err()
     }
 
     /// The same host and port, with any scheme.

@@ -32,25 +32,40 @@ use tokio::time::{Instant, Sleep};
 
 const BACKLOG: i32 = 4096;
 
+/// Whether an IPv6 wildcard address takes IPv4 connections, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum DualStack {
+    /// As the system is configured (net.ipv6.bindv6only); by default it does.
+    System,
+    Ipv6Only,
+}
+
 /// Binds one socket per worker, all on the same address. With port 0 all get the port of the first.
-pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+pub fn bind_workers(
+    address: SocketAddr,
+    workers: usize,
+    stack: DualStack,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     if workers > 1 && address.port() != 0 {
         // With SO_REUSEPORT a second process would silently take a share of the users.
         // A bind without it fails instead.
-        drop(bind(address, false)?);
+        drop(bind(address, false, stack)?);
     }
-    let first = bind(address, workers > 1)?;
+    let first = bind(address, workers > 1, stack)?;
     let address = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(bind(address, true)?);
+        sockets.push(bind(address, true, stack)?);
     }
     Ok((address, sockets))
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, shared: bool, stack: DualStack) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if stack == DualStack::Ipv6Only {
+        socket.set_only_v6(true)?;
+    }
     // On Linux an accepted socket inherits it at no cost.
     socket.set_tcp_keepalive(&super::keepalive())?;
     if shared {

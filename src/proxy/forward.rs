@@ -254,6 +254,7 @@ fn terms(upstream: &UpstreamState) -> PoolLimits {
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
         http2_ping: upstream.config.http2_ping,
+        connection_age_max: upstream.config.connection_age_max,
     }
 }
 

@@ -8,12 +8,14 @@ use super::connection::{self, Arrival, Counted};
 use super::worker::{ServingStage, Worker};
 use crate::net::fast::write_batching;
 use crate::runtime::shared::SharedState;
-use std::future::Future;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -21,9 +23,17 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 
 /// A worker's sockets.
+#[derive(Default)]
 pub struct Listeners {
-    pub http: StdListener,
-    pub https: Option<StdListener>,
+    pub http: Vec<StdListener>,
+    pub https: Vec<StdListener>,
+}
+
+/// The same within its runtime.
+struct OpenListeners {
+    listeners: Vec<(ListenerKind, TcpListener)>,
+    /// The one that is asked first, so that a busy one does not starve the others.
+    first: Cell<usize>,
 }
 
 /// The socket through which a client came in.
@@ -45,11 +55,11 @@ pub fn run(
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(index, shared));
-    let (http, https) = {
+    let listeners = {
         let _context = runtime.enter();
-        (TcpListener::from_std(listeners.http)?, listeners.https.map(TcpListener::from_std).transpose()?)
+        OpenListeners::new(listeners)?
     };
-    let served = runtime.block_on(accept_all(worker.clone(), http, https, stage));
+    let served = runtime.block_on(accept_all(worker.clone(), listeners, stage));
     worker.end_detached();
     drop(runtime);
     served
@@ -58,8 +68,7 @@ pub fn run(
 /// Accepts connections until the stage changes, and drains.
 async fn accept_all(
     worker: Rc<Worker>,
-    http: TcpListener,
-    https: Option<TcpListener>,
+    listeners: OpenListeners,
     mut stage: watch::Receiver<ServingStage>,
 ) -> io::Result<()> {
     let sweeper = spawn_local(worker.clone().sweep());
@@ -71,7 +80,7 @@ async fn accept_all(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            (kind, accepted) = accept(&http, https.as_ref()) => match accepted {
+            (kind, accepted) = listeners.accept() => match accepted {
                 Ok((stream, address)) => spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage),
                 // Out of descriptors, or the client was gone before accept: neither ends the
                 // worker.
@@ -82,10 +91,10 @@ async fn accept_all(
         }
     }
     // The kernel has already completed the handshake with clients in the backlog.
-    while let Some((kind, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
+    while let Some((kind, Ok((stream, address)))) = now_or_never(listeners.accept()).await {
         spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage);
     }
-    drop((http, https));
+    drop(listeners);
     let drain = worker.shared.snapshot().config.limits.drain;
     let finished = async {
         while connections.join_next().await.is_some() {}
@@ -149,19 +158,27 @@ fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(FULL);
 }
 
-async fn accept(
-    http: &TcpListener,
-    https: Option<&TcpListener>,
-) -> (ListenerKind, io::Result<(TcpStream, SocketAddr)>) {
-    let tls = async {
-        match https {
-            Some(listener) => listener.accept().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        accepted = http.accept() => (ListenerKind::Http, accepted),
-        accepted = tls => (ListenerKind::Https, accepted),
+impl OpenListeners {
+    fn new(of: Listeners) -> io::Result<OpenListeners> {
+        let http = of.http.into_iter().map(|listener| (ListenerKind::Http, listener));
+        let https = of.https.into_iter().map(|listener| (ListenerKind::Https, listener));
+        let open = |(kind, listener)| Ok((kind, TcpListener::from_std(listener)?));
+        let listeners = http.chain(https).map(open).collect::<io::Result<_>>()?;
+        Ok(OpenListeners { listeners, first: Cell::new(0) })
+    }
+
+    async fn accept(&self) -> (ListenerKind, io::Result<(TcpStream, SocketAddr)>) {
+        poll_fn(|cx| {
+            let (before, from) = self.listeners.split_at(self.first.get().min(self.listeners.len()));
+            for (asked, (kind, listener)) in from.iter().chain(before).enumerate() {
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    self.first.set((self.first.get() + asked + 1) % self.listeners.len());
+                    return Poll::Ready((*kind, accepted));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 

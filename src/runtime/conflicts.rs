@@ -11,6 +11,7 @@
 //! recorded, in routes, salt, segments and weight. Servers are compared by address as well as by
 //! name, so another spelling does not bypass the trip.
 
+use crate::config::values::with_real_path;
 use crate::domain::config::{Config, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{OtherPath, ReleaseState, Trip};
 use crate::domain::segment::UserSet;
@@ -157,7 +158,7 @@ impl ServerAliases {
         for (u, upstream) in config.upstreams.iter().enumerate() {
             all.push(upstream.servers.iter().map(literal).collect());
             for (i, server) in upstream.servers.iter().enumerate() {
-                if server.host.parse::<IpAddr>().is_err() {
+                if server.is_dns_name() {
                     let (found, name) = (found.clone(), (server.host.clone(), server.port));
                     let look_up = move || {
                         let addresses = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
@@ -182,6 +183,9 @@ impl ServerAliases {
 
 /// The spellings of a server without a lookup. TLS makes no difference.
 fn literal(server: &Server) -> Vec<String> {
+    if server.unix_path().is_some() {
+        return vec![server.to_string(), with_real_path(server).to_string()];
+    }
     let ip = server.host.parse::<IpAddr>().ok();
     let spelled = ip.map(|ip| canonical_address(SocketAddr::new(ip, server.port)));
     let texts = [Scheme::Http, Scheme::Https].map(|scheme| Server { scheme, ..server.clone() }.to_string());

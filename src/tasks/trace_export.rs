@@ -416,7 +416,9 @@ fn client_span<'a>(
     ];
     if let Some(server) = attempt.upstream.servers.get(attempt.server) {
         attributes.push(text("server.address", server.server.host.as_str()));
-        attributes.push(number("server.port", server.server.port.into()));
+        if server.server.unix_path().is_none() {
+            attributes.push(number("server.port", server.server.port.into()));
+        }
     }
     if n > 0 {
         attributes.push(number("http.request.resend_count", n as u64));

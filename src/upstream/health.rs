@@ -45,7 +45,7 @@ enum ProbeError {
 }
 
 pub async fn probe(server: &ServerState, health: &Health, within: Duration) -> ProbeResult {
-    if server.addresses.load().is_empty() {
+    if server.server.unix_path().is_none() && server.addresses.load().is_empty() {
         return ProbeResult::Unknown;
     }
     let until = Instant::now() + within;
@@ -71,9 +71,10 @@ async fn ask(server: &ServerState, health: &Health, within: Duration) -> Result<
             _ => ProbeError::Sick(error.to_string()),
         },
     })?;
-    match stood {
+    match stood.stream {
         RawConnection::Plain(stream) => ask_over(server, health, stream).await,
         RawConnection::Tls(stream) => ask_over(server, health, *stream).await,
+        RawConnection::Unix(stream) => ask_over(server, health, stream).await,
     }
 }
 
@@ -148,6 +149,7 @@ mod tests {
             total_timeout: None,
             connection_idle: second,
             http2_ping: None,
+            connection_age_max: None,
             connections_max: 1,
             requests_in_flight_max: 1,
             transport: Transport { protocol: Protocol::Http1, tls: None },
@@ -158,7 +160,7 @@ mod tests {
         let server = &upstream.servers[0];
         assert_eq!(probe(server, &health, second).await, ProbeResult::Unknown);
         // With an address it is probed there.
-        server.addresses.store(Arc::new(vec![address]));
+        server.addresses.store(vec![address]);
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 1024]).await;

@@ -1,6 +1,8 @@
 //! The servers of an upstream: addresses, health, balance, connection pools.
 
+mod addresses;
 pub mod connect;
+mod connection_origin;
 pub mod health;
 pub mod pool;
 pub mod resolve;

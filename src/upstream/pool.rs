@@ -4,6 +4,8 @@
 //! Invariants: a pool belongs to one worker, so nothing here locks.
 //! An HTTP/1.1 connection is kept only after its response has ended and its request was sent whole.
 //! A connection unused for longer than `connection_idle` is closed.
+//! A connection older than `connection_age_max`, or to an address that has left the server's name,
+//! takes no further request ([`crate::upstream::connection_origin`]).
 //! A server has at most `connections_max` connections, divided among the workers (at least one
 //! each).
 //!
@@ -24,11 +26,12 @@
 use crate::domain::config::Protocol;
 use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
-use crate::net::fast::response_head_limit::TcpBased;
+use crate::net::fast::response_head_limit::SocketBased;
 use crate::net::request_form::{http1_form, http2_form};
 use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
 use crate::upstream::connect::{RawConnection, connect, too_late};
+use crate::upstream::connection_origin::ConnectionOrigin;
 use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState};
 use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
 use http::{HeaderValue, Request, Response, Version};
@@ -103,6 +106,7 @@ struct SharedConnection<B> {
     requests: Cell<usize>,
     used_ms: Cell<u64>,
     unheard: Rc<SilentSince>,
+    origin: ConnectionOrigin,
 }
 
 /// A request's stream of an HTTP/2 connection; released when dropped.
@@ -123,6 +127,7 @@ pub struct PoolLimits {
     pub connection_idle: Duration,
     pub connections_max: usize,
     pub http2_ping: Option<Duration>,
+    pub connection_age_max: Option<Duration>,
 }
 
 /// Why there is no connection. Nothing was sent.
@@ -245,9 +250,12 @@ where
             }
         }
         let open = OpenConnection::new(&pool, &self.budget)?;
-        let sender = match connect(server, terms.connect_timeout).await? {
-            RawConnection::Plain(stream) => http1_over(stream, open).await?,
-            RawConnection::Tls(stream) => http1_over(*stream, open).await?,
+        let connected = connect(server, terms.connect_timeout).await?;
+        let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
+        let sender = match connected.stream {
+            RawConnection::Plain(stream) => http1_over(stream, open, origin).await?,
+            RawConnection::Tls(stream) => http1_over(*stream, open, origin).await?,
+            RawConnection::Unix(stream) => http1_over(stream, open, origin).await?,
         };
         Ok(ConnectionLease { sender, pool, reused: false, tunnel: None })
     }
@@ -280,9 +288,12 @@ where
         let _connecting = Connecting::begin(&pool);
         let open = OpenConnection::new(&pool, &self.budget)?;
         let unheard = Rc::new(SilentSince::default());
-        let sender = match connect(server, terms.connect_timeout).await? {
+        let connected = connect(server, terms.connect_timeout).await?;
+        let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
+        let sender = match connected.stream {
             RawConnection::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
             RawConnection::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Unix(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
         };
         let shared = Rc::new(SharedConnection {
             sender,
@@ -292,6 +303,7 @@ where
             requests: Cell::new(0),
             used_ms: Cell::new(clock::now_ms()),
             unheard,
+            origin,
         });
         pool.shared.borrow_mut().push(shared.clone());
         Ok(ConnectionLease {
@@ -339,7 +351,9 @@ where
 
 impl<B> IdleConnection<B> {
     fn fresh(&mut self, connection_idle: Duration, now: Duration) -> bool {
-        now.saturating_sub(self.since) < connection_idle && !self.connection.is_closed()
+        now.saturating_sub(self.since) < connection_idle
+            && !self.connection.is_closed()
+            && !self.connection.is_retired(now)
     }
 }
 
@@ -371,7 +385,9 @@ impl<B> ServerPool<B> {
         let now = clock::now_ms();
         // A worn connection is dropped only if another may take its place.
         let worn = |s: &SharedConnection<B>| {
-            (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now)) && self.open.get() < quota
+            let is_old = s.origin.is_too_old(Duration::from_millis(now));
+            (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now) || is_old)
+                && self.open.get() < quota
         };
         let mut shared = self.shared.borrow_mut();
         // hyper ends a retired connection with its last stream.
@@ -385,7 +401,9 @@ impl<B> ServerPool<B> {
 impl<B> SharedConnection<B> {
     fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
         let unused_ms = now_ms.saturating_sub(self.used_ms.get());
-        !self.sender.is_closed() && (self.streams.get() > 0 || unused_ms < connection_idle.as_millis() as u64)
+        !self.sender.is_closed()
+            && !self.origin.has_left()
+            && (self.streams.get() > 0 || unused_ms < connection_idle.as_millis() as u64)
     }
 }
 
@@ -515,15 +533,20 @@ impl<B> Drop for ReservedTunnel<B> {
     }
 }
 
-async fn http1_over<S, B>(stream: S, open: OpenConnection<B>) -> Result<LeasedSender<B>, NoConnection>
+async fn http1_over<S, B>(
+    stream: S,
+    open: OpenConnection<B>,
+    origin: ConnectionOrigin,
+) -> Result<LeasedSender<B>, NoConnection>
 where
-    S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connection = InlineConnection::new(stream, open).await;
     let connection = connection.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    let connection = connection.retired_when(move |now| origin.has_left() || origin.is_too_old(now));
     Ok(LeasedSender::Http1(connection, StaleCheck::Lightly))
 }
 

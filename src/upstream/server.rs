@@ -8,13 +8,17 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
+use crate::config::values::with_real_path;
 use crate::domain::config::{FromFiles, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::Throttle;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use crate::upstream::addresses::ServerAddresses;
+use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -53,13 +57,13 @@ pub struct ServerState {
     pub tls: Option<ServerTls>,
     /// `host:port` for the Host header of an HTTP/1.0 client that sent none.
     pub authority: http::HeaderValue,
-    /// The addresses that the name resolves to now; never empty once resolved.
-    pub addresses: ArcSwap<Vec<SocketAddr>>,
+    pub addresses: ServerAddresses,
+    /// A connection has failed since the last look-up of its name.
+    lookup_wanted: AtomicBool,
     pub in_flight: AtomicUsize,
     /// Requests received in full by the server and not answered: they wait for the server, not for
     /// their clients.
     awaited: AtomicUsize,
-    turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
     told: Throttle,
@@ -98,6 +102,24 @@ pub fn is_local(error: &std::io::Error) -> bool {
     const EADDRNOTAVAIL: i32 = 99;
     const ENOBUFS: i32 = 105;
     matches!(error.raw_os_error(), Some(EPERM | ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS))
+}
+
+/// One place that [`UpstreamState::takes_connections`] tries.
+enum ProbedPlace {
+    Address(SocketAddr),
+    Socket(PathBuf),
+}
+
+impl ProbedPlace {
+    fn connect(&self, within: Duration) -> std::io::Result<()> {
+        match self {
+            ProbedPlace::Address(address) => TcpStream::connect_timeout(address, within).map(drop),
+            ProbedPlace::Socket(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect_timeout(&SockAddr::unix(path)?, within)
+            }
+        }
+    }
 }
 
 /// Connections to servers over all workers, and the limit of the process.
@@ -148,12 +170,14 @@ impl UpstreamState {
         }
     }
 
-    /// Every name and known address of its servers.
+    /// Every name, known address and real path of its servers.
     pub fn aliases(&self) -> Vec<String> {
         let of = |server: &Arc<ServerState>| {
             let addresses: Vec<String> =
                 server.addresses.load().iter().map(|a| canonical_address(*a)).collect();
-            std::iter::once(server.server.to_string()).chain(addresses)
+            let own = server.server.to_string();
+            let real_path = Some(with_real_path(&server.server).to_string()).filter(|real| *real != own);
+            std::iter::once(own).chain(real_path).chain(addresses)
         };
         self.servers.iter().flat_map(of).collect()
     }
@@ -223,13 +247,15 @@ impl UpstreamState {
         }
         let (found, answers) = std::sync::mpsc::channel();
         let addresses: Vec<SocketAddr> =
-            self.servers.iter().flat_map(|s| s.addresses.load().as_ref().clone()).take(PROBES_MAX).collect();
+            self.servers.iter().flat_map(|s| s.addresses.load().as_ref().clone()).collect();
         let mut asked = 0;
-        for address in addresses {
+        let sockets = self.servers.iter().filter_map(|s| s.server.unix_path().map(Path::to_owned));
+        let places = addresses.into_iter().map(ProbedPlace::Address);
+        for place in places.chain(sockets.map(ProbedPlace::Socket)).take(PROBES_MAX) {
             let found = found.clone();
             let probe = move || {
-                let takes = match TcpStream::connect_timeout(&address, within) {
-                    Ok(_) => true,
+                let takes = match place.connect(within) {
+                    Ok(()) => true,
                     Err(error) => is_local(&error),
                 };
                 // The receiver is gone if another address answered first.
@@ -267,10 +293,10 @@ impl ServerState {
             server: server.clone(),
             protocol: transport.protocol,
             tls: built.zip(name).map(|(built, name)| ServerTls { built, name }),
-            addresses: ArcSwap::from_pointee(literal),
+            addresses: ServerAddresses::new(literal),
+            lookup_wanted: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             awaited: AtomicUsize::new(0),
-            turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
             told: Throttle::default(),
@@ -279,9 +305,17 @@ impl ServerState {
         }
     }
 
-    /// The index of the first address to try: a different one each time.
-    pub fn next_address(&self) -> usize {
-        self.turn.fetch_add(1, Relaxed)
+    /// A connection failed: the name may lead elsewhere by now.
+    pub fn want_lookup(&self) {
+        self.lookup_wanted.store(true, Relaxed);
+    }
+
+    pub fn is_lookup_wanted(&self) -> bool {
+        self.lookup_wanted.load(Relaxed)
+    }
+
+    pub fn begin_lookup(&self) {
+        self.lookup_wanted.store(false, Relaxed);
     }
 
     /// Counts one exchange as this server's load.
@@ -395,6 +429,7 @@ mod tests {
             total_timeout: None,
             connection_idle: Duration::from_secs(4),
             http2_ping: None,
+            connection_age_max: None,
             connections_max: 4,
             requests_in_flight_max: 2,
             transport: Transport { protocol: Protocol::Http1, tls: None },

@@ -52,12 +52,12 @@ impl Plane {
             last_error: None,
             last_report: None,
         };
-        let (http, mut sockets) = listen::bind_workers(checked.config.listen.http, 1).unwrap();
+        let (http, mut sockets) = listen::bind_workers(checked.config.listen.http[0], 1, listen::DualStack::System).unwrap();
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
         let shared = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
         shared.connections.limit.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(ServingStage::Serving);
-        let listeners = Listeners { http: sockets.remove(0), https: None };
+        let listeners = Listeners { http: vec![sockets.remove(0)], https: vec![] };
         let of_worker = shared.clone();
         let worker = std::thread::spawn(move || listener::run(0, listeners, of_worker, staged).unwrap());
         Plane { shared, http, stage, worker: Some(worker), _world: world }

@@ -155,7 +155,7 @@ impl TextFormat {
             TextFormat::Free | TextFormat::File | TextFormat::Directory => None,
             TextFormat::SocketAddress => Some(r"^([0-9.]+|\[[0-9a-fA-F:.%]+\]):[0-9]+$"),
             TextFormat::Network => Some(r"^[0-9a-fA-F:.]+/[0-9]+$"),
-            TextFormat::Server => Some(r"^https?://[^/?#@]+$"),
+            TextFormat::Server => Some(r"^(https?://[^/?#@]+|unix:/.+)$"),
             TextFormat::Url => Some(r"^https?://"),
             TextFormat::Path => Some(r"^/"),
             TextFormat::Stratum => Some(r"^route$"),
@@ -169,7 +169,7 @@ impl TextFormat {
             TextFormat::Directory => "name of a directory",
             TextFormat::SocketAddress => "IP address and port",
             TextFormat::Network => "network in CIDR notation",
-            TextFormat::Server => "`http://host:port` or `https://host:port`",
+            TextFormat::Server => "`http://host:port`, `https://host:port` or `unix:/path`",
             TextFormat::Url => "address that begins with `http://` or `https://`",
             TextFormat::Path => "path that begins with `/`",
             TextFormat::Stratum => "\"route\"",
@@ -316,16 +316,19 @@ impl ConfigKey {
 
     /// The text of a value as the file has it: strings get quotes.
     pub fn toml(&self, text: &str) -> String {
+        let quoted = || {
+            let quote = if text.contains('"') { '\'' } else { '"' };
+            format!("{quote}{text}{quote}")
+        };
         match self.kind {
             ValueKind::Duration { .. }
             | ValueKind::DurationOrEmpty { .. }
             | ValueKind::Size { .. }
             | ValueKind::Percent { .. }
             | ValueKind::Choice(_)
-            | ValueKind::Text(_) => {
-                let quote = if text.contains('"') { '\'' } else { '"' };
-                format!("{quote}{text}{quote}")
-            }
+            | ValueKind::Text(_) => quoted(),
+            // Unless it is a list.
+            ValueKind::TextOrList { .. } if !text.starts_with("[\"") => quoted(),
             _ => text.to_owned(),
         }
     }

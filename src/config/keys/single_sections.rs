@@ -5,7 +5,7 @@
 use crate::config::keys::TextFormat::{Directory, File, Free, Network, SocketAddress, Url};
 use crate::config::keys::ValueKind::{
     Alternatives, Boolean, Choice, Duration, DurationOrEmpty, Integer, NamedTables, Percent, Size, Table,
-    TableList, Text, TextList,
+    TableList, Text, TextList, TextOrList,
 };
 use crate::config::keys::choices::{
     CERTIFICATE_NAME, DETAIL, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
@@ -20,6 +20,8 @@ const NEXT_START: &str = "taken; it matters at the next start";
 
 /// Every name is a metric label, so their number is bounded.
 const NAMES_MAX: usize = 256;
+/// Each is a socket of every worker.
+const LISTENERS_MAX: usize = 16;
 
 pub static FILE: Section = Section {
     path: "",
@@ -49,14 +51,20 @@ pub static LISTEN: Section = Section {
     path: "listen",
     doc: "The addresses for users and operators.",
     keys: &[
-        key("http", Text(SocketAddress))
+        key("http", TextOrList { format: SocketAddress, max: LISTENERS_MAX })
             .default("127.0.0.1:8080")
             .reload(RESTART)
-            .doc("The address for users: HTTP/1.1, and HTTP/2 with prior knowledge."),
-        key("https", Text(SocketAddress))
+            .doc(
+                "The address for users, or a list: HTTP/1.1, and HTTP/2 with prior knowledge. \
+                 `[::]:8080` is every address of this machine, IPv4 too, unless the system says otherwise \
+                 (net.ipv6.bindv6only) or `0.0.0.0:8080` is listed as well: then it is IPv6 only.",
+            ),
+        key("https", TextOrList { format: SocketAddress, max: LISTENERS_MAX })
             .commented("127.0.0.1:8443")
             .reload(RESTART)
-            .doc("The address for users over TLS: HTTP/1.1, and HTTP/2 by ALPN. It needs [tls]."),
+            .doc(
+                "The address for users over TLS, or a list: HTTP/1.1, and HTTP/2 by ALPN. It needs [tls].",
+            ),
         key("admin", Text(SocketAddress))
             .default("127.0.0.1:9900")
             .reload(RESTART)

@@ -16,8 +16,10 @@ pub static UPSTREAM: Section = Section {
             .reload("at once; servers that leave finish the requests they have")
             .shown("[\"http://127.0.0.1:9001\"]")
             .doc(
-                "The address of each server. Names are resolved again as they change. The server with the \
-                 least load is asked first.",
+                "The address of each server. Names are looked up every two seconds, and at once when a \
+                 connection fails. Connections to an address that a name has left take no further request. \
+                 The path of a unix socket is absolute and has 107 bytes at most. A request without Host \
+                 gets `localhost` there. The server with the least load is asked first.",
             ),
         key("connect_timeout", Duration { min: "1ms", max: "5m" })
             .default("1s")
@@ -55,6 +57,14 @@ pub static UPSTREAM: Section = Section {
                  that gets more than two PINGs in five minutes without data, unless they are configured for \
                  more.",
             ),
+        key("connection_age_max", Duration { min: "0s", max: "24h" })
+            .default("1h")
+            .reload("at once, for new connections")
+            .doc(
+                "A connection that is older takes no further request, so that a load balancer in front of \
+                 the servers can spread connections anew. Each lives for 80% to 100% of it, so that they do \
+                 not end together. \"0s\": no limit.",
+            ),
         key("ca_file", Text(File))
             .absent("the authorities that this machine trusts")
             .commented("tls/upstream-ca.pem")
@@ -62,6 +72,18 @@ pub static UPSTREAM: Section = Section {
                 "PEM: the authorities that sign the certificates of its https servers. A certificate must \
                  name the host of `servers`, or its IP address.",
             ),
+        key("client_certificate", Text(File))
+            .commented("tls/me.pem")
+            .reload("for new connections")
+            .doc(
+                "PEM: the certificate that its https servers are shown, followed by those between it and its \
+                 root. The files are watched: new connections show a renewed pair. A pair that does not fit \
+                 together is refused with the whole reload.",
+            ),
+        key("client_key", Text(File))
+            .commented("tls/me.key")
+            .reload("for new connections")
+            .doc("PEM: the private key of client_certificate, without a password."),
         key("health", Table(&HEALTH))
             .reload("at once; the known health of servers that stay is kept")
             .commented("{ path = \"/healthz\", interval = \"2s\" }"),

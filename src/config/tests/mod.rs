@@ -227,6 +227,19 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             servers,
+            "[\"unix:app.sock\"]",
+            &[
+                "g.toml:4:12: invalid `servers`: the path of a socket is absolute; write `\"unix:/run/app.sock\"`",
+            ],
+        ),
+        (servers, "[\"unix:/run/../app.sock\"]", &["g.toml:4:12: invalid `servers`: not the path of a socket"]),
+        (
+            servers,
+            "[\"unix:/run//app.sock\", \"unix:/run/./app.sock\"]",
+            &["g.toml:4:35: `unix:/run/app.sock` stands twice in `servers`; remove one"],
+        ),
+        (
+            servers,
             "[\"http://x:9002/\"]",
             &["g.toml:4:12: invalid `servers`: a server has no path; write `\"http://x:9002\"`"],
         ),
@@ -407,6 +420,11 @@ fn each_fault_says_where_why_and_what_to_type() {
             servers,
             "[\"http://127.0.0.1:9002\"]\nhttp2_ping = \"10s\"",
             &["g.toml:5:14: `http2_ping` is not used: this upstream is without `http2`; add `http2 = true`"],
+        ),
+        (
+            servers,
+            "[\"http://127.0.0.1:9002\"]\nclient_key = \"me.key\"",
+            &["g.toml:5:14: `client_key` is not used: no server of this upstream is https"],
         ),
         (
             "[release.r]",

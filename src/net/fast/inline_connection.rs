@@ -19,7 +19,7 @@
 //! * An unused connection wakes no task. The wake is recorded and handled before the next use.
 //! * Dropping a [`InlineConnection`] closes its connection.
 
-use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, TcpBased};
+use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, SocketBased};
 use crate::net::fast::write_batching;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -35,6 +35,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::unconstrained;
 
@@ -44,6 +45,8 @@ const ROUNDS_MAX: usize = 8;
 pub struct InlineConnection<B> {
     handle: http1::SendRequest<B>,
     connection: Rc<PolledConnection>,
+    /// Whether it may take no further request, by the rules of its owner.
+    is_retired: Option<Box<dyn Fn(Duration) -> bool>>,
 }
 
 struct PolledConnection {
@@ -131,7 +134,7 @@ where
     /// hyper returns none today.
     pub async fn new<S>(stream: S, kept: impl Sized + 'static) -> Result<Self, hyper::Error>
     where
-        S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
     {
         let (stream, head) = ServerStream::new(stream);
         let (handle, connection) = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await?;
@@ -148,7 +151,13 @@ where
         let connection =
             Rc::new(PolledConnection { future, open: Cell::new(true), head, relay, waker, sender });
         connection.turn();
-        Ok(InlineConnection { handle, connection })
+        Ok(InlineConnection { handle, connection, is_retired: None })
+    }
+
+    /// With a rule by which it takes no further request from some time on.
+    pub fn retired_when(mut self, is_retired: impl Fn(Duration) -> bool + 'static) -> Self {
+        self.is_retired = Some(Box::new(is_retired));
+        self
     }
 }
 
@@ -218,6 +227,11 @@ impl<B> InlineConnection<B> {
             self.connection.turn();
         }
         !self.connection.open.get() || self.handle.is_closed()
+    }
+
+    /// Whether it is open, but may take no further request.
+    pub fn is_retired(&self, now: Duration) -> bool {
+        self.is_retired.as_ref().is_some_and(|is_retired| is_retired(now))
     }
 
     /// Whether it can take a request at once.
@@ -331,7 +345,6 @@ mod tests {
     use http_body_util::Empty;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream as StdStream};
-    use std::time::Duration;
     use tokio::net::TcpStream;
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::task::{spawn_local, yield_now};

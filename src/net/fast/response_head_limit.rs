@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 /// What a server may send before its response head is complete, interim responses included.
@@ -84,20 +84,26 @@ pub fn spent<const N: usize>(sockets: [Option<RawFd>; N]) -> Option<[bool; N]> {
     (answered >= 0).then(|| asked.map(|asked| asked.revents != 0))
 }
 
-/// A stream over a TCP socket.
-pub trait TcpBased {
-    fn tcp(&self) -> &TcpStream;
+/// A stream over one socket.
+pub trait SocketBased {
+    fn socket(&self) -> RawFd;
 }
 
-impl TcpBased for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+impl SocketBased for TcpStream {
+    fn socket(&self) -> RawFd {
+        self.as_raw_fd()
     }
 }
 
-impl TcpBased for TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+impl SocketBased for TlsStream<TcpStream> {
+    fn socket(&self) -> RawFd {
+        self.get_ref().0.as_raw_fd()
+    }
+}
+
+impl SocketBased for UnixStream {
+    fn socket(&self) -> RawFd {
+        self.as_raw_fd()
     }
 }
 
@@ -108,9 +114,9 @@ pub struct ServerStream<S> {
     head: Arc<ResponseHeadLimit>,
 }
 
-impl<S: TcpBased> ServerStream<S> {
+impl<S: SocketBased> ServerStream<S> {
     pub fn new(inner: S) -> (Self, Arc<ResponseHeadLimit>) {
-        let socket = inner.tcp().as_raw_fd();
+        let socket = inner.socket();
         let head = Arc::new(ResponseHeadLimit {
             left: AtomicUsize::new(NO_BOUND),
             look: AtomicU8::new(NOTHING),
@@ -120,7 +126,7 @@ impl<S: TcpBased> ServerStream<S> {
     }
 }
 
-impl<S: AsyncRead + TcpBased + Unpin> AsyncRead for ServerStream<S> {
+impl<S: AsyncRead + SocketBased + Unpin> AsyncRead for ServerStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -25,9 +25,24 @@ impl Nginx {
     /// Uses TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN.
     /// Its response also has the protocol of the request.
     pub fn start_tls(world: &World, name: &str, certificate: &Path, key: &Path) -> Nginx {
-        let pair =
-            format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
-        Nginx::start_with(world, name, "ssl http2", &pair, None)
+        Nginx::start_tls_with(world, name, &(certificate.to_owned(), key.to_owned()), "")
+    }
+
+    /// The same, with more lines of its server.
+    pub fn start_tls_with(
+        world: &World,
+        name: &str,
+        (certificate, key): &(PathBuf, PathBuf),
+        lines: &str,
+    ) -> Nginx {
+        let (certificate, key) = (certificate.display(), key.display());
+        let lines = format!("ssl_certificate {certificate}; ssl_certificate_key {key}; {lines}");
+        Nginx::start_with(world, name, "ssl http2", &lines, None)
+    }
+
+    /// With more lines of its server, in which `PORT` is its port.
+    pub fn start_at_more(world: &World, name: &str, lines: &str) -> Nginx {
+        Nginx::start_with(world, name, "", lines, None)
     }
 
     fn start_with(
@@ -92,6 +107,7 @@ fn start_on(
                 .to_owned(),
         ),
     };
+    let server = server.replace("PORT", &address.port().to_string());
     let config = format!(
         r#"daemon off;
 master_process off;

@@ -58,6 +58,24 @@ impl Proxy {
         Proxy::try_start_by(shell, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
     }
 
+    /// In a mount namespace of its own, where this file is `/etc/hosts`.
+    /// `None`: the machine does not allow that.
+    pub fn start_with_hosts(config: &Path, hosts: &Path) -> Option<Proxy> {
+        let in_namespace = |command: &str| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "sh", "-c", command]).arg(hosts);
+            unshare
+        };
+        let mount = "mount --bind \"$0\" /etc/hosts";
+        if !in_namespace(mount).output().is_ok_and(|tried| tried.status.success()) {
+            return None;
+        }
+        let mut command = in_namespace(&format!("{mount} && exec \"$@\""));
+        command.arg(binary());
+        let started = Proxy::try_start_by(command, config);
+        Some(started.unwrap_or_else(|why| panic!("grayling did not start: {why}")))
+    }
+
     /// With these authorities as the only trusted ones of the machine.
     pub fn start_trusting(config: &Path, authorities: &Path) -> Proxy {
         let mut command = Command::new(binary());
