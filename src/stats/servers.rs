@@ -269,10 +269,17 @@ impl ServerClusters {
     }
 
     /// Starts another attempt: resets the bets on the rate of spells, and all warm-ups.
+    /// Forgets the servers of `new`: a sound server of the attempt before would excuse a failing one
+    /// of this attempt.
     pub fn begin_anew(&mut self, warm_up: Duration) {
         (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);
         (self.release_since, self.release_past) = (None, None);
-        self.all.iter_mut().for_each(|server| server.warm = ServerWarmUps::default());
+        for (index, server) in self.all.iter_mut().enumerate() {
+            match ServerIndex::from_index(index).arm {
+                Arm::New => *server = ServerHistory::default(),
+                Arm::Stable => server.warm = ServerWarmUps::default(),
+            }
+        }
         for usual in &mut self.usual {
             usual.wealth = [1.0; TIMES.len()];
             usual.began = [0; 2];

@@ -127,6 +127,22 @@ fn failures_are_excused_only_beside_a_sound_server_and_where_stable_has_several_
 }
 
 #[test]
+fn a_server_of_the_attempt_before_excuses_no_failure_of_this_one() {
+    let mut servers = ServerClusters::new(Duration::ZERO);
+    let mut now = Duration::from_secs(10);
+    let both = [Arm::Stable, Arm::New].map(|arm| [at(arm, 0), at(arm, 1)]);
+    both.into_iter().flatten().for_each(|place| servers.came(place, now));
+    servers.begin_anew(Duration::ZERO);
+    for _ in 0..10 {
+        now += 100 * MS;
+        both[0].into_iter().chain([both[1][0]]).for_each(|place| servers.came(place, now));
+        servers.mark(both[1][0], ServerMark::Failed, now, &[None], 0, now);
+        servers.tick(now);
+    }
+    assert_eq!(servers.failed(both[1][0], now - 500 * MS, now), Excuse::No);
+}
+
+#[test]
 fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
     let minute = Duration::from_secs(60);
     let mut servers = ServerClusters::new(minute);
