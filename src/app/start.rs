@@ -125,10 +125,12 @@ pub(super) struct Addresses {
 impl Sockets {
     pub(super) fn bind(config: &Listen) -> Result<(Addresses, Sockets), StartError> {
         let bind = |name, address, sockets| {
-            let stack =
-                if config.is_ipv6_only(address) { DualStack::Ipv6Only } else { DualStack::System };
-            listen::bind_workers(address, sockets, stack)
-                .map_err(|source| StartError::Listen { name, address, source })
+            let stack = if config.is_ipv6_only(address) { DualStack::Ipv6Only } else { DualStack::System };
+            listen::bind_workers(address, sockets, stack).map_err(|source| StartError::Listen {
+                name,
+                address,
+                source,
+            })
         };
         let mut workers: Vec<Listeners> = (0..config.workers()).map(|_| Listeners::default()).collect();
         let (mut http, mut https) = (vec![], vec![]);

@@ -524,7 +524,10 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
         findings.note(format!("upstream `{}`: where its resources are read changes", after.name));
     }
     if before.transport != after.transport {
-        findings.note(format!("upstream `{}`: `http2`, the CA of its servers, or the own certificate changes", after.name));
+        findings.note(format!(
+            "upstream `{}`: `http2`, the CA of its servers, or the own certificate changes",
+            after.name
+        ));
     }
 }
 

@@ -187,7 +187,8 @@ fn own_pair(
 
 /// `None`: it is not known which pair is meant.
 fn half_a_pair<T>(r: &mut ConfigReader<'_>, span: &SourceSpan, found: &str, missing: &str) -> Option<T> {
-    let help = format!("add `{missing} = \"tls/me.{}\"`", if missing == "client_key" { "key" } else { "pem" });
+    let help =
+        format!("add `{missing} = \"tls/me.{}\"`", if missing == "client_key" { "key" } else { "pem" });
     r.absent(span, format!("`{found}` without `{missing}`"), "a certificate needs its key", Some(help));
     None
 }

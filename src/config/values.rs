@@ -552,12 +552,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_of_a_socket_has_a_bound() {
+    fn the_path_of_a_socket_is_absolute_and_has_one_form_and_a_bound() {
+        assert_eq!(server("unix:/run//app.sock").unwrap(), server("unix:/run/./app.sock").unwrap());
+        for bad in
+            ["unix:app.sock", "unix://app.sock", "unix:/run/../app.sock", "unix:/", "unix:", "unix:/a\0b"]
+        {
+            assert!(server(bad).is_err(), "{bad}");
+        }
         let path = |bytes: usize| format!("unix:/{}", "a".repeat(bytes - 1));
         assert_eq!(server(&path(107)).unwrap().host.len(), 107);
         assert!(server(&path(108)).is_err());
         let server = server("unix:/run/app.sock").unwrap();
-        assert_eq!((server.to_string().as_str(), server.authority().as_str()), ("unix:/run/app.sock", "localhost"));
+        assert_eq!(
+            (server.to_string().as_str(), server.authority().as_str()),
+            ("unix:/run/app.sock", "localhost")
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) mod proxy_header_error;
 pub(crate) mod resource;
 pub mod rollout;
 pub mod segment;
+mod server;
 pub(crate) mod service_profile;
 pub(crate) mod share;
 pub(crate) mod tokens;

@@ -1,7 +1,7 @@
 //! New connections to servers: TCP, then TLS where the server is https; or a unix socket.
 //!
-//! Invariants: a dead address does not use up the time of the others. It delays the first request
-//! that meets it by a quarter of a second at most, and then none until it has left its pause.
+//! Invariants: a dead address does not use up the time of the others. It delays the requests that
+//! meet it first by a quarter of a second at most; from then on it is tried last.
 //! An https server is never spoken to in plain text.
 
 use crate::domain::config::{Protocol, Scheme};
@@ -105,8 +105,7 @@ async fn race(
             None if attempts.is_empty() => return Err(local.unwrap_or(NoConnection::Unreachable(failure))),
             None => {}
         }
-        let next_at =
-            if waiting.as_slice().is_empty() { until } else { until.min(Instant::now() + pause) };
+        let next_at = if waiting.as_slice().is_empty() { until } else { until.min(Instant::now() + pause) };
         match timeout_at(next_at, first_of(&mut attempts)).await {
             Ok((index, address, Ok(stream))) => {
                 attempts.drain(..index).for_each(|(slower, _)| note_failed(slower));

@@ -1,6 +1,7 @@
 //! Resolves the DNS names of upstream servers periodically, and tries their dead addresses again.
 //!
-//! Invariants: a name that cannot be resolved keeps its addresses. IP literals and unix sockets are never looked up.
+//! Invariants: a name that cannot be resolved keeps its addresses. IP literals and unix sockets are
+//! never looked up.
 //! Look-ups run concurrently, so a slow name delays no other. A name has one look-up at a time.
 //! Servers of one host share its look-ups.
 
@@ -159,7 +160,8 @@ async fn lookup(host: String, servers: Vec<Arc<ServerState>>) -> Vec<LookupResul
         }
         server.addresses.store(addresses.clone());
         // Servers of several upstreams may be one address.
-        let is_known = |c: &LookupResult| matches!(c, LookupResult::Changed { addresses: a, .. } if *a == addresses);
+        let is_known =
+            |c: &LookupResult| matches!(c, LookupResult::Changed { addresses: a, .. } if *a == addresses);
         if !changes.iter().any(is_known) {
             changes.push(LookupResult::Changed { name: name.clone(), addresses });
         }

@@ -63,7 +63,8 @@ fn the_ipv6_wildcard_takes_ipv4_too_unless_ipv4_has_a_listener_of_its_own() {
     drop(free);
     let dual = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|v| v.trim() == "0");
     let stable = Origin::start("stable");
-    for lines in [format!("http = \"[::]:{port}\""), format!("http = [\"0.0.0.0:{port}\", \"[::]:{port}\"]")] {
+    for lines in [format!("http = \"[::]:{port}\""), format!("http = [\"0.0.0.0:{port}\", \"[::]:{port}\"]")]
+    {
         let world = World::new();
         let mut proxy = Proxy::start(&world.write_text(&text(&stable, &lines)));
         let families = [format!("[::1]:{port}"), format!("127.0.0.1:{port}")];

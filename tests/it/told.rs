@@ -52,7 +52,8 @@ impl Plane {
             last_error: None,
             last_report: None,
         };
-        let (http, mut sockets) = listen::bind_workers(checked.config.listen.http[0], 1, listen::DualStack::System).unwrap();
+        let (http, mut sockets) =
+            listen::bind_workers(checked.config.listen.http[0], 1, listen::DualStack::System).unwrap();
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
         let shared = Arc::new(SharedState::new(checked, source, StateFound::Empty, end, key, log, None));
         shared.connections.limit.store(1000, Ordering::Relaxed);

@@ -73,6 +73,7 @@ fn one_socket_in_both_arms_is_refused_by_every_path_to_it() {
     let text = text(&config, &new, &socket);
     let text = text.replace(&format!("http://{}", stable.address), &format!("unix:{}", other.display()));
     let checked = grayling(&["check", &world.write_text(&text).display().to_string()]);
-    let said = String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
     assert!(!checked.status.success() && said.contains("is a server of `stable` and of `new`"), "{said}");
 }

@@ -62,9 +62,7 @@ pub static LISTEN: Section = Section {
         key("https", TextOrList { format: SocketAddress, max: LISTENERS_MAX })
             .commented("127.0.0.1:8443")
             .reload(RESTART)
-            .doc(
-                "The address for users over TLS, or a list: HTTP/1.1, and HTTP/2 by ALPN. It needs [tls].",
-            ),
+            .doc("The address for users over TLS, or a list: HTTP/1.1, and HTTP/2 by ALPN. It needs [tls]."),
         key("admin", Text(SocketAddress))
             .default("127.0.0.1:9900")
             .reload(RESTART)

@@ -72,14 +72,11 @@ pub static UPSTREAM: Section = Section {
                 "PEM: the authorities that sign the certificates of its https servers. A certificate must \
                  name the host of `servers`, or its IP address.",
             ),
-        key("client_certificate", Text(File))
-            .commented("tls/me.pem")
-            .reload("for new connections")
-            .doc(
-                "PEM: the certificate that its https servers are shown, followed by those between it and its \
+        key("client_certificate", Text(File)).commented("tls/me.pem").reload("for new connections").doc(
+            "PEM: the certificate that its https servers are shown, followed by those between it and its \
                  root. The files are watched: new connections show a renewed pair. A pair that does not fit \
                  together is refused with the whole reload.",
-            ),
+        ),
         key("client_key", Text(File))
             .commented("tls/me.key")
             .reload("for new connections")

@@ -227,19 +227,6 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             servers,
-            "[\"unix:app.sock\"]",
-            &[
-                "g.toml:4:12: invalid `servers`: the path of a socket is absolute; write `\"unix:/run/app.sock\"`",
-            ],
-        ),
-        (servers, "[\"unix:/run/../app.sock\"]", &["g.toml:4:12: invalid `servers`: not the path of a socket"]),
-        (
-            servers,
-            "[\"unix:/run//app.sock\", \"unix:/run/./app.sock\"]",
-            &["g.toml:4:35: `unix:/run/app.sock` stands twice in `servers`; remove one"],
-        ),
-        (
-            servers,
             "[\"http://x:9002/\"]",
             &["g.toml:4:12: invalid `servers`: a server has no path; write `\"http://x:9002\"`"],
         ),
