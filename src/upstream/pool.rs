@@ -21,7 +21,7 @@
 //! no further request while another may be opened. TCP ends a connection whose data or keepalive
 //! probes stay unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
-use crate::domain::config::Protocol;
+use crate::domain::config::{Protocol, ResponseHeadLimits};
 use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
 use crate::net::fast::response_head_limit::TcpBased;
@@ -61,7 +61,7 @@ const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
 /// before that limit is known here.
 const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Size limit of a response head.
+/// Size limit of the response head of a health probe.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// After a PING of `http2_ping`: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,6 +123,7 @@ pub struct PoolLimits {
     pub connection_idle: Duration,
     pub connections_max: usize,
     pub http2_ping: Option<Duration>,
+    pub response_head: ResponseHeadLimits,
 }
 
 /// Why there is no connection. Nothing was sent.
@@ -164,6 +165,8 @@ pub struct TunnelRoom<B> {
 pub enum SendError<B> {
     /// No byte of it was sent; the request is handed back.
     Unsent(Box<Request<B>>),
+    /// The response head is over its limits.
+    HeadTooBig,
     /// The connection failed after something was sent, or while the response head was being read.
     Broken,
 }
@@ -246,8 +249,8 @@ where
         }
         let open = OpenConnection::new(&pool, &self.budget)?;
         let sender = match connect(server, terms.connect_timeout).await? {
-            RawConnection::Plain(stream) => http1_over(stream, open).await?,
-            RawConnection::Tls(stream) => http1_over(*stream, open).await?,
+            RawConnection::Plain(stream) => http1_over(stream, open, terms).await?,
+            RawConnection::Tls(stream) => http1_over(*stream, open, terms).await?,
         };
         Ok(ConnectionLease { sender, pool, reused: false, tunnel: None })
     }
@@ -281,8 +284,8 @@ where
         let open = OpenConnection::new(&pool, &self.budget)?;
         let unheard = Rc::new(SilentSince::default());
         let sender = match connect(server, terms.connect_timeout).await? {
-            RawConnection::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
-            RawConnection::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Plain(stream) => http2_over(stream, open, terms, &unheard).await?,
+            RawConnection::Tls(stream) => http2_over(*stream, open, terms, &unheard).await?,
         };
         let shared = Rc::new(SharedConnection {
             sender,
@@ -408,7 +411,7 @@ impl<B: Body + 'static> LeasedStream<B> {
             }
             Err(error) => Err(match unsent(error) {
                 SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
-                SendError::Broken => SendError::Broken,
+                other => other,
             }),
         }
     }
@@ -515,14 +518,18 @@ impl<B> Drop for ReservedTunnel<B> {
     }
 }
 
-async fn http1_over<S, B>(stream: S, open: OpenConnection<B>) -> Result<LeasedSender<B>, NoConnection>
+async fn http1_over<S, B>(
+    stream: S,
+    open: OpenConnection<B>,
+    terms: PoolLimits,
+) -> Result<LeasedSender<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let connection = InlineConnection::new(stream, open).await;
+    let connection = InlineConnection::new(stream, open, terms.response_head).await;
     let connection = connection.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     Ok(LeasedSender::Http1(connection, StaleCheck::Lightly))
 }
@@ -530,7 +537,7 @@ where
 async fn http2_over<S, B>(
     stream: S,
     open: OpenConnection<B>,
-    ping: Option<Duration>,
+    terms: PoolLimits,
     unheard: &Rc<SilentSince>,
 ) -> Result<http2::SendRequest<B>, NoConnection>
 where
@@ -545,8 +552,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEAD_BYTES)
-        .keep_alive_interval(ping)
+        .max_header_list_size(header_list_max(terms.response_head))
+        .keep_alive_interval(terms.http2_ping)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake::<_, B>(TokioIo::new(SilenceDetector::new(stream, unheard.clone())))
         .await;
@@ -618,10 +625,17 @@ impl<B: Body + 'static> ConnectionLease<B> {
     }
 }
 
+/// h2 resets a stream beyond this limit, and does not say why. So it gets a wider one, and the head
+/// is measured again.
+fn header_list_max(limits: ResponseHeadLimits) -> u32 {
+    u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX)
+}
+
 /// hyper hands back a request that it has not begun to send.
 fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
     match error.take_message() {
         Some(request) => SendError::Unsent(Box::new(request)),
+        None if error.error().is_parse_too_large() => SendError::HeadTooBig,
         None => SendError::Broken,
     }
 }
