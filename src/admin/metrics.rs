@@ -14,6 +14,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::domain::rollout::RolloutState;
 use crate::domain::verdict::Cause;
+use crate::proxy::error::RequestError;
 use crate::runtime::resources;
 use crate::runtime::shared::SharedState;
 use crate::runtime::snapshot::{CohortLabel, RouteCounts, Snapshot};
@@ -29,6 +30,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const REQUESTS: &str = "grayling_requests_total";
+const ERRORS: &str = "grayling_errors_total";
 const DURATION: &str = "grayling_request_duration_seconds";
 const RESPONSE: &str = "grayling_upstream_response_seconds";
 const IN_FLIGHT: &str = "grayling_requests_in_flight";
@@ -70,6 +72,7 @@ const BUILD: &str = "grayling_build_info";
 
 fn describe() {
     describe_counter!(REQUESTS, "Exchanges, by how they ended.");
+    describe_counter!(ERRORS, "Requests that the proxy answered itself, or broke off, by the reason.");
     describe_gauge!(IN_FLIGHT, "Exchanges that have not ended.");
     describe_gauge!(WEBSOCKETS, "WebSockets that are open.");
     describe_gauge!(NEW_UNDER_WAY, "Exchanges with new, tunnels among them, that have not ended.");
@@ -135,6 +138,11 @@ pub fn render(shared: &SharedState) -> String {
         let (none, outcome) = ("none", Outcome::Rejected.label());
         counter!(REQUESTS, "release" => none, "arm" => none, "cohort" => none, "route" => none, "outcome" => outcome)
             .absolute(rejected);
+        // The most usual one exists from the start.
+        counter!(ERRORS, "detail" => RequestError::NoRoute.detail()).absolute(0);
+        for (detail, count) in shared.errors.read() {
+            counter!(ERRORS, "detail" => detail).absolute(count);
+        }
         releases(shared, &snapshot);
         if detail == MetricsDetail::Full {
             details(shared, &snapshot);

@@ -288,6 +288,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             limits: config::RequestLimits {
                 header_bytes: 1,
                 header_count: 1,
+                response_head: config::ResponseHeadLimits { bytes: 1, fields: 1 },
                 uri_bytes: 1,
                 connections: 1,
                 requests_in_flight: 1,

@@ -318,7 +318,8 @@ fn outcome(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> FailureRules {
         status,
         header: header.map(|h| (h.name, h.equals)),
         body: body_rule(r, &s),
-        grpc: r.boolean(&s, "grpc"),
+        // Judged, unless it is switched off.
+        grpc: r.boolean_or_word(&s, "grpc").unwrap_or(true),
     }
 }
 

@@ -462,6 +462,22 @@ impl<'e> ConfigReader<'e> {
         }
     }
 
+    /// True, false, or `None` for the word that the key has besides, which is its default.
+    pub fn boolean_or_word(&mut self, scope: &TableScope<'_>, key: &str) -> Option<bool> {
+        let ValueKind::BooleanOr(word) = definition(scope, key).kind else {
+            return unexpected(key, definition(scope, key).kind, None);
+        };
+        if let DeValue::Boolean(stated) = self.value(scope, key)?.get_ref() {
+            return Some(*stated);
+        }
+        let text = self.string(scope, key)?;
+        if text.value != word {
+            let help = format!("write `{key} = \"{word}\"`, `{key} = true` or `{key} = false`");
+            self.fault(&text.span, format!("invalid `{key}`"), "no such choice", Some(help));
+        }
+        None
+    }
+
     /// One of the words of `set`.
     pub fn choice<T: Copy>(&mut self, scope: &TableScope<'_>, key: &str, set: &ChoiceSet<T>) -> T {
         let default = definition(scope, key).default_text().and_then(|word| set.value(word));

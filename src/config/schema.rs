@@ -138,6 +138,10 @@ fn property(key: &ConfigKey) -> Value {
 fn value(kind: ValueKind) -> Value {
     match kind {
         ValueKind::Boolean => json!({ "type": "boolean" }),
+        ValueKind::BooleanOr(word) => {
+            let variable = json!({ "type": "string", "pattern": VARIABLE });
+            json!({ "anyOf": [{ "type": "boolean" }, { "const": word }, variable] })
+        }
         ValueKind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         ValueKind::Number { min, max } => {
             let mut schema = json!({ "type": "number" });

@@ -10,7 +10,7 @@ use super::values;
 use crate::config::keys::{ConfigKey, single_sections, upstreams_and_routes};
 use crate::domain::config::{
     Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Listen, LogConfig, RequestLimits,
-    StateConfig,
+    ResponseHeadLimits, StateConfig,
 };
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -279,6 +279,10 @@ pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> RequestLimits 
     let limits = RequestLimits {
         header_bytes: r.size(&scope, "header_bytes"),
         header_count: r.integer(&scope, "header_count") as usize,
+        response_head: ResponseHeadLimits {
+            bytes: r.size(&scope, "response_header_bytes"),
+            fields: r.integer(&scope, "response_header_count") as usize,
+        },
         uri_bytes: r.size(&scope, "uri_bytes"),
         connections: r.integer(&scope, "connections") as usize,
         requests_in_flight: r.integer(&scope, "requests_in_flight") as usize,

@@ -443,10 +443,18 @@ pub enum Target {
     Upstream(usize),
 }
 
+/// The most of an upstream's response head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseHeadLimits {
+    pub bytes: usize,
+    pub fields: usize,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestLimits {
     pub header_bytes: usize,
     pub header_count: usize,
+    pub response_head: ResponseHeadLimits,
     pub uri_bytes: usize,
     pub connections: usize,
     pub requests_in_flight: usize,

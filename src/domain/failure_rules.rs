@@ -9,6 +9,7 @@
 //! An unreadable body (compressed, too long, no JSON, no such path in it) is no failure: a rule
 //! without a result blames no one.
 
+use super::grpc::{GrpcStatus, has_grpc_type};
 use super::outcome::Outcome;
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -20,13 +21,13 @@ pub struct FailureRules {
     /// A response with this header and value is a failure.
     pub header: Option<(HeaderName, Vec<u8>)>,
     pub body: Option<BodyRule>,
-    /// `grpc-status`, in trailers or in the head.
+    /// `grpc-status`, in trailers or in the head, of responses with gRPC's content type.
     pub grpc: bool,
 }
 
 impl Default for FailureRules {
     fn default() -> Self {
-        FailureRules { status: vec![(500, 599)], header: None, body: None, grpc: false }
+        FailureRules { status: vec![(500, 599)], header: None, body: None, grpc: true }
     }
 }
 
@@ -62,42 +63,34 @@ impl FailureRule {
 
 impl FailureRules {
     /// The outcome by the head alone.
-    pub fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
+    pub fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> HeadOutcome {
         let code = status.as_u16();
         if self.status.iter().any(|(low, high)| (*low..=*high).contains(&code)) {
-            return Outcome::ServerError;
+            return HeadOutcome::Is(Outcome::ServerError);
         }
         if let Some((name, value)) = &self.header
             && headers.get_all(name).iter().any(|v| v.as_bytes() == value.as_slice())
         {
-            return Outcome::ServerError;
+            return HeadOutcome::Is(Outcome::ServerError);
         }
-        match self.of_grpc(headers) {
-            Some(outcome) => outcome,
-            // Ranges may leave some 5xx out: then they are no failures.
-            None if status.is_client_error() => Outcome::ClientError,
-            None => Outcome::Ok,
+        // An error of HTTP has no gRPC status.
+        if self.grpc && status.is_success() && has_grpc_type(headers) {
+            return match GrpcStatus::of(headers) {
+                Some(grpc_status) => HeadOutcome::Is(grpc_status.outcome()),
+                None => HeadOutcome::AwaitsGrpcStatus,
+            };
         }
+        // Ranges may leave some 5xx out: then they are no failures.
+        HeadOutcome::Is(if status.is_client_error() { Outcome::ClientError } else { Outcome::Ok })
     }
+}
 
-    /// The outcome by `grpc-status`, if present. The division into server faults and caller faults
-    /// follows gRPC's own documents (grpc/doc/statuscodes.md).
-    pub fn of_grpc(&self, headers: &HeaderMap) -> Option<Outcome> {
-        if !self.grpc {
-            return None;
-        }
-        let status = headers.get("grpc-status")?.to_str().ok()?.parse::<u16>().unwrap_or(2);
-        Some(match status {
-            // OK; CANCELLED is the caller's wish.
-            0 | 1 => Outcome::Ok,
-            // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION,
-            // ABORTED, OUT_OF_RANGE, UNAUTHENTICATED.
-            3 | 5 | 6 | 7 | 9 | 10 | 11 | 16 => Outcome::ClientError,
-            // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
-            // DATA_LOSS, and unknown codes.
-            _ => Outcome::ServerError,
-        })
-    }
+/// The outcome of a response by its head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeadOutcome {
+    Is(Outcome),
+    /// No failure so far: the trailers have the status. Without one the call has failed.
+    AwaitsGrpcStatus,
 }
 
 #[cfg(test)]
@@ -110,8 +103,11 @@ mod tests {
 
     #[test]
     fn the_head_is_judged_by_status_header_and_grpc() {
-        let of = |rules: &FailureRules, status, pairs: &[(&'static str, &'static str)]| {
-            rules.of_head(StatusCode::from_u16(status).unwrap(), &headers(pairs))
+        let of = |rules: &FailureRules, status, pairs: &[(&'static str, &'static str)]| match rules
+            .of_head(StatusCode::from_u16(status).unwrap(), &headers(pairs))
+        {
+            HeadOutcome::Is(outcome) => outcome,
+            HeadOutcome::AwaitsGrpcStatus => panic!("{pairs:?} has a status"),
         };
         let plain = FailureRules::default();
         assert_eq!(
@@ -134,15 +130,23 @@ mod tests {
         let by_header = FailureRules { header: Some(header), ..FailureRules::default() };
         assert_eq!(of(&by_header, 200, &[("x-result", "FAILED")]), Outcome::ServerError);
         assert_eq!(of(&by_header, 200, &[("x-result", "fine")]), Outcome::Ok);
-        let grpc = FailureRules { grpc: true, ..FailureRules::default() };
+        let grpc = ("content-type", "application/grpc");
         for (status, want) in [
             ("0", Outcome::Ok),
+            ("1", Outcome::Cancelled),
             ("5", Outcome::ClientError),
             ("14", Outcome::ServerError),
             ("x", Outcome::ServerError),
         ] {
-            assert_eq!(of(&grpc, 200, &[("grpc-status", status)]), want, "{status}");
+            assert_eq!(of(&plain, 200, &[grpc, ("grpc-status", status)]), want, "{status}");
         }
-        assert_eq!(of(&plain, 200, &[("grpc-status", "14")]), Outcome::Ok, "gRPC is asked for");
+        let head = |rules: &FailureRules, status, pairs: &[(&'static str, &'static str)]| {
+            rules.of_head(StatusCode::from_u16(status).unwrap(), &headers(pairs))
+        };
+        assert_eq!(head(&plain, 200, &[grpc]), HeadOutcome::AwaitsGrpcStatus);
+        assert_eq!(head(&plain, 404, &[grpc]), HeadOutcome::Is(Outcome::ClientError));
+        assert_eq!(of(&plain, 200, &[("grpc-status", "14")]), Outcome::Ok, "no gRPC");
+        let off = FailureRules { grpc: false, ..FailureRules::default() };
+        assert_eq!(of(&off, 200, &[grpc, ("grpc-status", "14")]), Outcome::Ok);
     }
 }

@@ -11,6 +11,7 @@ mod describe;
 pub(crate) mod digest;
 pub(crate) mod failure_rules;
 pub mod gates;
+pub(crate) mod grpc;
 pub(crate) mod hours;
 pub mod judge;
 pub(crate) mod maintenance;

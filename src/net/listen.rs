@@ -163,6 +163,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// RFC 9110 §15.5.9. The stream is between two responses then, so this cannot cut into one.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
+/// The client got a 408.
+#[derive(Debug, thiserror::Error)]
+#[error("the request head came too slowly")]
+pub struct SlowHead;
+
 /// A client's stream, TCP or TLS, with deadlines for request heads and for writes.
 pub struct ClientStream<S> {
     inner: S,
@@ -283,6 +288,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             // The buffer of a socket without pending writes takes these few bytes, or the client is
             // gone.
             let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
+            return io::Error::new(io::ErrorKind::TimedOut, SlowHead);
         }
         io::Error::new(io::ErrorKind::TimedOut, "request head too slow")
     }

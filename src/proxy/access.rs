@@ -5,9 +5,12 @@
 //! A user appears as a keyed hash, and only if the config has a key.
 
 use super::decision::{Decided, Served};
+use super::error::ErrorForm;
 use super::headers::RequestId;
+use super::path;
 use super::worker::Worker;
 use crate::domain::config::{Config, FailedUserIds, Identity, IdentitySource, LogFormat};
+use crate::domain::grpc::GrpcStatus;
 use crate::domain::outcome::Outcome;
 use crate::stats::arm::Arm;
 use crate::store::failed_users;
@@ -27,6 +30,7 @@ pub struct LogContext {
     pub user: LoggedUser,
     /// A gRPC call to an HTTP/2 server.
     pub grpc: bool,
+    pub error_form: ErrorForm,
 }
 
 /// The user of a request, as the log may show it.
@@ -104,10 +108,74 @@ pub struct AccessRecord<'a> {
     pub trace_id: Option<u128>,
     /// The label of the error that ended it.
     pub detail: Option<&'static str>,
+    /// The text of that error.
+    pub why: Option<&'static str>,
+    /// Of a gRPC call that was answered with an error of this proxy.
+    pub grpc_status: Option<GrpcStatus>,
+}
+
+/// A request that was refused before it had a route.
+pub struct RefusedRequest<'a> {
+    /// `None`: its head could not be read.
+    pub head: Option<(&'a Method, &'a Uri)>,
+    /// The status that the client got.
+    pub status: StatusCode,
+    pub detail: &'static str,
+    /// What is wrong with the request, in words that contain nothing of it.
+    pub why: &'a str,
+    pub grpc_status: Option<GrpcStatus>,
+    pub took: Duration,
+    pub address: IpAddr,
+}
+
+/// The most bytes of a path in the line of a refused request, whose target may be too long.
+const REFUSED_PATH_BYTES_MAX: usize = 1024;
+
+pub fn format_refused(request: &RefusedRequest<'_>, identity: &Identity, format: LogFormat) -> String {
+    let path = request.head.map(|(_, uri)| refused_path(uri, identity)).unwrap_or_default();
+    let method = request.head.map_or("-", |(method, _)| method.as_str());
+    if format == LogFormat::Combined {
+        let line = CombinedLine { address: request.address, user: "-", method, path: &path };
+        return line.format(request.status.as_u16(), 0);
+    }
+    let mut fields = Map::new();
+    let mut put = |name: &str, value: Value| {
+        fields.insert(name.to_owned(), value);
+    };
+    put("at", clock::rfc3339(clock::at_ms()).into());
+    put("event", "request".into());
+    if request.head.is_some() {
+        put("method", method.into());
+        put("path", path.into());
+    }
+    put("status", request.status.as_u16().into());
+    if let Some(grpc_status) = request.grpc_status {
+        put("grpc_status", grpc_status.0.into());
+    }
+    put("outcome", Outcome::Rejected.label().into());
+    put("detail", request.detail.into());
+    put("why", request.why.into());
+    put("duration_ms", milliseconds(request.took));
+    put("client", request.address.to_string().into());
+    Value::Object(fields).to_string()
+}
+
+/// The path as far as it may be shown. Where a user id may stand in a path, only a path with one
+/// reading is shown.
+fn refused_path(uri: &Uri, identity: &Identity) -> String {
+    let reading = path::read(uri.path());
+    let ambiguous = reading.lenient.is_some() || reading.bare.is_some();
+    let names_users = identity.from.iter().any(|source| matches!(source, IdentitySource::Path(_)));
+    if ambiguous && names_users {
+        return "{ambiguous}".into();
+    }
+    let shown = hide_ids(&reading.normal, identity);
+    // A target is ASCII, so this cuts at most an escape.
+    shown.chars().take(REFUSED_PATH_BYTES_MAX).collect()
 }
 
 pub fn format_line(request: &AccessRecord<'_>, identity: &Identity, format: LogFormat) -> String {
-    let path = path(request.log_context, identity);
+    let path = hide_ids(request.log_context.uri.path(), identity);
     match format {
         LogFormat::Json => json_line(request, &path),
         LogFormat::Combined => combined_line(request, &path),
@@ -136,8 +204,14 @@ fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
         put("outcome", "connect_error".into());
         put("served_by", "stable".into());
     }
+    if let Some(grpc_status) = request.grpc_status {
+        put("grpc_status", grpc_status.0.into());
+    }
     if let Some(detail) = request.detail {
         put("detail", detail.into());
+    }
+    if let Some(why) = request.why {
+        put("why", why.into());
     }
     if request.client_gone {
         put("client_gone", true.into());
@@ -145,7 +219,7 @@ fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
     if request.cancelled {
         put("ended_by", "hold".into());
     }
-    put("duration_ms", json!((request.took.as_secs_f64() * 1e6).round() / 1e3));
+    put("duration_ms", milliseconds(request.took));
     put("bytes", request.bytes.into());
     put("client", log_context.address.to_string().into());
     put("request_id", log_context.request_id.to_string().into());
@@ -158,18 +232,33 @@ fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
     Value::Object(fields).to_string()
 }
 
-/// Apache's format: `client - user [time] "request" status bytes "-" "-"`.
+fn milliseconds(took: Duration) -> Value {
+    json!((took.as_secs_f64() * 1e6).round() / 1e3)
+}
+
 fn combined_line(request: &AccessRecord<'_>, path: &str) -> String {
     let log_context = request.log_context;
-    let now = jiff::Timestamp::now();
-    let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
     let user = log_context.user.hash.as_deref().unwrap_or("-");
-    let path: String = path.chars().flat_map(char::escape_default).collect();
-    let (method, status, bytes) = (&log_context.method, status(request), request.bytes);
-    format!(
-        "{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"",
-        log_context.address
-    )
+    let line = CombinedLine { address: log_context.address, user, method: log_context.method.as_str(), path };
+    line.format(status(request), request.bytes)
+}
+
+/// Apache's format: `client - user [time] "request" status bytes "-" "-"`.
+struct CombinedLine<'a> {
+    address: IpAddr,
+    user: &'a str,
+    method: &'a str,
+    path: &'a str,
+}
+
+impl CombinedLine<'_> {
+    fn format(&self, status: u16, bytes: u64) -> String {
+        let CombinedLine { address, user, method, path } = self;
+        let now = jiff::Timestamp::now();
+        let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
+        let path: String = path.chars().flat_map(char::escape_default).collect();
+        format!("{address} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"")
+    }
 }
 
 fn status(request: &AccessRecord<'_>) -> u16 {
@@ -178,8 +267,7 @@ fn status(request: &AccessRecord<'_>) -> u16 {
 
 /// The path without query. `{id}` replaces each segment that the config allows for a user id,
 /// whichever source named the user.
-fn path<'a>(log_context: &'a LogContext, identity: &Identity) -> Cow<'a, str> {
-    let path = log_context.uri.path();
+fn hide_ids<'a>(path: &'a str, identity: &Identity) -> Cow<'a, str> {
     let mut segments: Vec<&str> = path.split('/').skip(1).collect();
     let mut hidden = false;
     for source in &identity.from {

@@ -26,6 +26,8 @@ pub struct Client {
     pub cancel: Rc<CancelToken>,
     /// The tunnel that the connection becomes when HTTP ends.
     pub tunnel: Cell<Option<Tunnel>>,
+    /// Why HTTP has ended, if it has not ended well.
+    pub fault: Cell<Option<hyper::Error>>,
 }
 
 impl Client {
@@ -39,6 +41,7 @@ impl Client {
             progress: Arc::default(),
             cancel: Rc::default(),
             tunnel: Cell::new(None),
+            fault: Cell::new(None),
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a client that misuses HTTP/2, or is idle too long, loses its connection.
 
-use super::cancel_token::CancelToken;
+use super::access::{self, RefusedRequest};
 use super::carrier::Carrier;
 use super::client::Client;
 use super::handle::handle;
@@ -13,18 +13,20 @@ use super::worker::{ServingStage, Worker};
 use crate::domain::config::RequestLimits;
 use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::net::fast::write_batching::BatchedStream;
-use crate::net::listen::{ClientStream, ClientTimeouts, ConnectionState};
+use crate::net::listen::{ClientStream, ClientTimeouts, ConnectionState, SlowHead};
 use crate::net::proxy_protocol;
 use crate::net::tls::{self, AgreedProtocol};
 use crate::runtime::shared::SharedState;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -169,13 +171,52 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Box::pin(drive_http(connection, finish, &client, &streams, limits, stage)).await;
         }
     }
+    if let Some(fault) = client.fault.take() {
+        record_fault(&worker, &client, &fault);
+    }
     if let Some(tunnel) = client.tunnel.take() {
         Box::pin(tunnel.run(&client.cancel, limits.body_idle_timeout)).await;
     }
 }
 
+/// hyper, or the stream of the client, has answered a head that could not be read: counts and logs
+/// that. (In HTTP/2 such a request is a stream error, which is not reported.)
+#[cold]
+fn record_fault(worker: &Worker, client: &Client, fault: &hyper::Error) {
+    let why = fault.to_string();
+    let timed_out = || {
+        let cause = fault.source()?.downcast_ref::<io::Error>()?;
+        cause.get_ref()?.downcast_ref::<SlowHead>()
+    };
+    let (detail, status) = if fault.is_parse_too_large() && why.starts_with("URI") {
+        ("uri_too_long", StatusCode::URI_TOO_LONG)
+    } else if fault.is_parse_too_large() {
+        ("headers_too_big", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else if fault.is_parse() {
+        ("malformed_request", StatusCode::BAD_REQUEST)
+    } else if timed_out().is_some() {
+        ("slow_request_head", StatusCode::REQUEST_TIMEOUT)
+    } else {
+        return;
+    };
+    let shared = &worker.shared;
+    shared.rejected.of(worker.index).add(1);
+    shared.errors.count(worker.index, detail);
+    let config = &shared.snapshot().config;
+    let request = RefusedRequest {
+        head: None,
+        status,
+        detail,
+        why: &why,
+        grpc_status: None,
+        took: Duration::ZERO,
+        address: client.address,
+    };
+    shared.log.line(access::format_refused(&request, &config.identity, config.log.format));
+}
+
 /// Drives a connection while it is HTTP. `finish` starts its graceful shutdown.
-async fn drive_http<C: Future>(
+async fn drive_http<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
     client: &Client,
@@ -196,7 +237,7 @@ async fn drive_http<C: Future>(
         }
     }
     finish(connection.as_mut());
-    let ended = poll_fn(|cx| poll_connection(connection.as_mut(), &client.cancel, cx));
+    let ended = poll_fn(|cx| poll_connection(connection.as_mut(), client, cx));
     // A graceful shutdown waits for a PONG, which a client that does not read never sends.
     let quiet = async {
         tokio::time::sleep(DRAIN_QUIET).await;
@@ -212,15 +253,19 @@ async fn drive_http<C: Future>(
 
 /// Ready once the connection has ended, or is cancelled.
 fn poll_connection(
-    connection: Pin<&mut impl Future>,
-    cancel: &CancelToken,
+    connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    client: &Client,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     // The check comes first: during the poll an exchange may end, and another begin.
-    if cancel.is_cancelled() || connection.poll(cx).is_ready() {
+    if client.cancel.is_cancelled() {
         return Poll::Ready(());
     }
-    cancel.poll(cx)
+    if let Poll::Ready(ended) = connection.poll(cx) {
+        client.fault.set(ended.err());
+        return Poll::Ready(());
+    }
+    client.cancel.poll(cx)
 }
 
 /// Why a connection leaves its normal service.
@@ -237,7 +282,7 @@ enum ServiceEnd {
 /// After the first poll, the stage is compared by version only.
 /// The HTTP/2 limits are checked for HTTP/2 only.
 async fn serve_until_end(
-    mut connection: Pin<&mut impl Future>,
+    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
     client: &Client,
     streams: &Streams,
     limits: &RequestLimits,
@@ -248,7 +293,7 @@ async fn serve_until_end(
     let mut wait_for_misuse = pin!(wait_for_misuse(&client.progress, streams, limits));
     let mut waits = false;
     poll_fn(move |cx| {
-        if poll_connection(connection.as_mut(), &client.cancel, cx).is_ready() {
+        if poll_connection(connection.as_mut(), client, cx).is_ready() {
             return Poll::Ready(ServiceEnd::Ended);
         }
         let look = !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true);

@@ -6,7 +6,9 @@
 
 use super::headers::{self, Forwarded, HeadFacts, Peer};
 use super::{identity, path, validate};
-use crate::domain::config::{Identity, IdentitySource, Normalise, PathPattern, RequestLimits};
+use crate::domain::config::{
+    Identity, IdentitySource, Normalise, PathPattern, RequestLimits, ResponseHeadLimits,
+};
 use crate::mutate;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
@@ -99,6 +101,7 @@ fn limits() -> RequestLimits {
     RequestLimits {
         header_bytes: 8192,
         header_count: 40,
+        response_head: ResponseHeadLimits { bytes: 8192, fields: 40 },
         uri_bytes: 4096,
         connections: 1,
         requests_in_flight: 1,

@@ -4,6 +4,7 @@
 //! Invariants: each error has one source, one outcome and one label.
 //! A text for a client contains nothing from its request.
 
+use crate::domain::grpc::GrpcStatus;
 use crate::domain::outcome::Outcome;
 use http::StatusCode;
 
@@ -45,6 +46,8 @@ pub enum RequestError {
     ConnectionBroken,
     /// The response head does not tell reliably where its body ends.
     FaultyResponseHead,
+    /// Over `[limits] response_header_count` or `response_header_bytes`.
+    ResponseHeadTooBig,
     /// The response body came too slowly.
     BodyTimeout,
     /// The response body broke off.
@@ -58,6 +61,29 @@ pub enum Source {
     /// A limit, a route or a fault of this proxy.
     Proxy,
     Upstream,
+}
+
+/// The form in which a client gets an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorForm {
+    /// Status and JSON.
+    Http,
+    /// 200 with a gRPC status.
+    Grpc,
+}
+
+impl ErrorForm {
+    pub fn of_call(grpc: bool) -> ErrorForm {
+        if grpc { ErrorForm::Grpc } else { ErrorForm::Http }
+    }
+
+    /// The HTTP status that the client gets.
+    pub fn status(self, error: RequestError) -> StatusCode {
+        match self {
+            ErrorForm::Http => error.status(),
+            ErrorForm::Grpc => StatusCode::OK,
+        }
+    }
 }
 
 /// Whether the request may be sent again.
@@ -105,6 +131,11 @@ impl RequestError {
     /// The text for the client.
     pub fn text(self) -> &'static str {
         self.facts().text
+    }
+
+    /// The status for a gRPC client.
+    pub fn grpc_status(self) -> GrpcStatus {
+        GrpcStatus::of_http(self.status())
     }
 
     fn facts(self) -> Facts {
@@ -217,6 +248,12 @@ impl RequestError {
                 StatusCode::BAD_GATEWAY,
                 "the service broke the connection",
             ),
+            RequestError::ResponseHeadTooBig => by_upstream(
+                Outcome::Reset,
+                "response_headers_too_big",
+                StatusCode::BAD_GATEWAY,
+                "response: over response_header_count or response_header_bytes",
+            ),
             RequestError::BodyTimeout => by_upstream(
                 Outcome::Timeout,
                 "body_timeout",
@@ -251,7 +288,7 @@ mod tests {
     use crate::domain::outcome::Blame;
     use std::collections::BTreeSet;
 
-    const ALL: [RequestError; 21] = [
+    const ALL: [RequestError; 22] = [
         RequestError::MethodNotServed,
         RequestError::UriTooLong,
         RequestError::HeadersTooBig,
@@ -271,6 +308,7 @@ mod tests {
         RequestError::NoResponseInTime,
         RequestError::ConnectionBroken,
         RequestError::FaultyResponseHead,
+        RequestError::ResponseHeadTooBig,
         RequestError::BodyTimeout,
         RequestError::BodyTruncated,
     ];

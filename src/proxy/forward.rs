@@ -13,13 +13,14 @@ use super::trace;
 use super::upgrade::UpgradeRequest;
 use crate::domain::config::{OnUnreachable, Protocol};
 use crate::domain::outcome::Outcome;
+use crate::net::request_form::ask_for_trailers;
 use crate::runtime::traces::AttemptResult;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
 use crate::upstream::pool::{ConnectionLease, NoConnection, PoolLimits, SendError};
 use crate::upstream::server::{DownServers, ServerState, TriedServers, UpstreamState};
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use serde_json::json;
 use std::rc::Rc;
@@ -36,6 +37,8 @@ pub struct PreparedRequest {
     pub upstream: Arc<UpstreamState>,
     /// `Some` iff it asks for a WebSocket.
     pub upgrade: Option<UpgradeRequest>,
+    /// Its client must be told of trailers before they come.
+    pub announces_trailers: bool,
 }
 
 impl PreparedRequest {
@@ -79,7 +82,7 @@ async fn send_to_stable(prepared: &mut PreparedRequest) -> Result<UpstreamRespon
 
 /// Sends the request to the least loaded server of its upstream; waits for the response head.
 async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<UpstreamResponse, RequestError> {
-    let PreparedRequest { record, request, body_state, upstream, upgrade } = prepared;
+    let PreparedRequest { record, request, body_state, upstream, upgrade, .. } = prepared;
     let handshake = upgrade.as_ref().map(|upgrade| &upgrade.handshake);
     if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
         return Err(RequestError::TunnelNotServed);
@@ -98,36 +101,39 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
         let worker = record.worker().clone();
         let mut held = false;
         // Moved, to keep the future small: it stores all that is in scope at an await.
-        let mut lease =
-            match handshake.is_none().then(|| worker.pools.free(server, terms(upstream), now)).flatten() {
-                Some(lease) => lease,
-                None => {
-                    // Clients occupy the connections: this wait is not the upstream's.
-                    held = worker.pools.is_full(server, terms(upstream)) && upstream.is_held_by_clients();
-                    if held {
-                        record.withdraw_event();
-                    }
-                    // Boxed: most requests find a free connection.
-                    let leased = match handshake {
-                        Some(_) => Box::pin(worker.pools.tunnel(server, terms(upstream))).await,
-                        None => Box::pin(worker.pools.connection(server, terms(upstream))).await,
-                    };
-                    now = clock::now();
-                    match leased {
-                        Ok(lease) => lease,
-                        Err(NoConnection::Unreachable(error)) => {
-                            log_server_refused(record, upstream, server, &error);
-                            record_attempt(record, AttemptResult::Failed(Outcome::ConnectError), now);
-                            breaker::count_refusal(record, upstream, index);
-                            tried.add(index);
-                            continue;
-                        }
-                        Err(NoConnection::Local(_)) => return Err(RequestError::NoLocalResources),
-                        Err(NoConnection::Busy) => return Err(no_room(upstream, held)),
-                        Err(NoConnection::Tunnels) => return Err(RequestError::TooManyTunnels),
-                    }
+        let mut lease = match handshake
+            .is_none()
+            .then(|| worker.pools.free(server, terms(record, upstream), now))
+            .flatten()
+        {
+            Some(lease) => lease,
+            None => {
+                // Clients occupy the connections: this wait is not the upstream's.
+                held = worker.pools.is_full(server, terms(record, upstream)) && upstream.is_held_by_clients();
+                if held {
+                    record.withdraw_event();
                 }
-            };
+                // Boxed: most requests find a free connection.
+                let leased = match handshake {
+                    Some(_) => Box::pin(worker.pools.tunnel(server, terms(record, upstream))).await,
+                    None => Box::pin(worker.pools.connection(server, terms(record, upstream))).await,
+                };
+                now = clock::now();
+                match leased {
+                    Ok(lease) => lease,
+                    Err(NoConnection::Unreachable(error)) => {
+                        log_server_refused(record, upstream, server, &error);
+                        record_attempt(record, AttemptResult::Failed(Outcome::ConnectError), now);
+                        breaker::count_refusal(record, upstream, index);
+                        tried.add(index);
+                        continue;
+                    }
+                    Err(NoConnection::Local(_)) => return Err(RequestError::NoLocalResources),
+                    Err(NoConnection::Busy) => return Err(no_room(upstream, held)),
+                    Err(NoConnection::Tunnels) => return Err(RequestError::TooManyTunnels),
+                }
+            }
+        };
         if held {
             body_state.restart_upstream_time(now);
         }
@@ -172,6 +178,9 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 if framing == Framing::Faulty {
                     return Err(RequestError::FaultyResponseHead);
                 }
+                if is_head_too_big(record, upstream, response.headers()) {
+                    return Err(RequestError::ResponseHeadTooBig);
+                }
                 upstream.answered(now);
                 if let Some(release) = breaker::counting_release(record, upstream) {
                     release.counters.breaker.connected();
@@ -188,10 +197,18 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                     tried.add(index);
                 }
             }
+            Err(SendError::HeadTooBig) => return Err(RequestError::ResponseHeadTooBig),
             Err(SendError::Broken) => return Err(blame_for_broken_connection(body_state)),
         }
     }
     Err(RequestError::Unreachable)
+}
+
+/// hyper measures heads of HTTP/1.1 as they are read.
+fn is_head_too_big(record: &RequestRecord, upstream: &UpstreamState, headers: &HeaderMap) -> bool {
+    let limits = record.snapshot().config.limits.response_head;
+    let http2 = upstream.config.transport.protocol == Protocol::Http2;
+    headers.len() > limits.fields || (http2 && headers::size(headers) > limits.bytes)
 }
 
 /// Records the server that gets the request.
@@ -211,6 +228,9 @@ fn begin_attempt(
 fn address_to(server: &ServerState, record: &mut RequestRecord, request: &mut Request<RequestBody>) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, server.authority.clone());
+    }
+    if server.protocol == Protocol::Http1 {
+        ask_for_trailers(request);
     }
     if let Some(traced) = record.traced() {
         request.headers_mut().insert(TRACEPARENT, trace::child_traceparent(traced));
@@ -248,13 +268,14 @@ fn blame_for_broken_connection(body_state: &RequestBodyState) -> RequestError {
 }
 
 /// The upstream's limits of connections.
-fn terms(upstream: &UpstreamState) -> PoolLimits {
+fn terms(record: &RequestRecord, upstream: &UpstreamState) -> PoolLimits {
     PoolLimits {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
         http2_ping: upstream.config.http2_ping,
         connection_age_max: upstream.config.connection_age_max,
+        response_head: record.snapshot().config.limits.response_head,
     }
 }
 

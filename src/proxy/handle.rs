@@ -16,12 +16,12 @@
 //!
 //! Invariants: one snapshot a request. Only the upstream and the client are waited for.
 
-use super::access::{LogContext, LoggedUser};
+use super::access::{self, LogContext, LoggedUser, RefusedRequest};
 use super::carrier::Carrier;
 use super::client::Client;
 use super::decision::Decided;
 use super::detached::{CompleteDetached, DetachedContext};
-use super::error::RequestError;
+use super::error::{ErrorForm, RequestError};
 use super::forward::{PreparedRequest, forward};
 use super::headers::{self, HeadFacts, Peer};
 use super::record::{RecordOpening, RequestRecord};
@@ -45,6 +45,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Handles one request. Nothing waits before the decision.
 /// `carrier`: the task that carries the response to the client.
@@ -68,18 +69,42 @@ pub fn handle(
         };
         CompleteDetached::new(exchange, context)
     });
-    if handling.is_err() {
-        worker.shared.rejected.of(worker.index).add(1);
-        if http1 {
-            client.progress.request_ended();
-        }
+    if handling.is_err() && http1 {
+        client.progress.request_ended();
     }
     async move {
         match handling {
             Ok(handling) => handling.await,
-            Err(error) => error_response(error),
+            Err(Refusal { error, form }) => error_response(error, form),
         }
     }
+}
+
+/// A request without a record is refused.
+struct Refusal {
+    error: RequestError,
+    form: ErrorForm,
+}
+
+/// Counts and logs a refusal.
+#[cold]
+fn refuse(worker: &Worker, client: &Client, head: &Parts, began: Duration, error: RequestError) -> Refusal {
+    let form = ErrorForm::of_call(headers::is_grpc(head));
+    let shared = &worker.shared;
+    shared.rejected.of(worker.index).add(1);
+    shared.errors.count(worker.index, error.detail());
+    let config = &shared.snapshot().config;
+    let request = RefusedRequest {
+        head: Some((&head.method, &head.uri)),
+        status: form.status(error),
+        detail: error.detail(),
+        why: error.text(),
+        grpc_status: (form == ErrorForm::Grpc).then(|| error.grpc_status()),
+        took: clock::now().saturating_sub(began),
+        address: client_address(client, config, head).1,
+    };
+    shared.log.line(access::format_refused(&request, &config.identity, config.log.format));
+    Refusal { error, form }
 }
 
 /// The phases before the first wait.
@@ -88,15 +113,16 @@ fn prepare(
     client: &Rc<Client>,
     carrier: Carrier,
     request: Request<Incoming>,
-) -> Result<PreparedRequest, RequestError> {
+) -> Result<PreparedRequest, Refusal> {
     let began = clock::now();
     let snapshot = worker.shared.snapshot();
     let config = &snapshot.config;
     let (mut head, body) = request.into_parts();
     let http1 = head.version != Version::HTTP_2;
 
-    let Admitted { room, facts } = admit(worker, config, &mut head, &body)?;
-    let routed = route(&snapshot, &head)?;
+    let admitted = admit(worker, config, &mut head, &body);
+    let Admitted { room, facts } = admitted.map_err(|error| refuse(worker, client, &head, began, error))?;
+    let routed = route(&snapshot, &head).map_err(|error| refuse(worker, client, &head, began, error))?;
     let sender = identify(client, config, &head, &routed);
     let decided = decide(&snapshot, &head, &routed, &sender);
 
@@ -111,8 +137,11 @@ fn prepare(
     });
     let destination = Destination::new(&snapshot, target, decided.as_ref());
     let outgoing = rewrite::Rewrite { worker, client, peer, host, facts, destination: &destination };
-    let rewritten = outgoing.apply(&mut head, &body)?;
+    let rewritten = outgoing.apply(&mut head, &body);
+    let rewritten = rewritten.map_err(|error| refuse(worker, client, &head, began, error))?;
 
+    // In HTTP/2 they need no announcement.
+    let announces_trailers = http1 && facts.takes_trailers;
     let body_state = RequestBodyState::new(&body, began);
     let log_context = LogContext {
         method: head.method.clone(),
@@ -121,6 +150,7 @@ fn prepare(
         address,
         user: logged_user,
         grpc: rewritten.grpc,
+        error_form: rewritten.error_form,
     };
     let body_idle_timeout = (!log_context.grpc).then_some(config.limits.body_idle_timeout);
     let upstream = destination.upstream.clone();
@@ -139,7 +169,8 @@ fn prepare(
     });
     let body = RequestBody::new(body, body_state.clone(), body_idle_timeout);
     let request = Box::new(Some(Request::from_parts(head, body)));
-    Ok(PreparedRequest { record, request, body_state, upstream, upgrade: rewritten.upgrade })
+    let upgrade = rewritten.upgrade;
+    Ok(PreparedRequest { record, request, body_state, upstream, upgrade, announces_trailers })
 }
 
 /// A request that every server reads alike, with its room in the process.
@@ -189,7 +220,8 @@ impl Routed<'_> {
 fn route<'a>(snapshot: &Snapshot, head: &'a Parts) -> Result<Routed<'a>, RequestError> {
     let host = routing::requested_host(head);
     let name = host.as_ref().map_or("", |h| routing::host_name(h.to_str().unwrap_or("")));
-    let reading = path::read(head.uri.path());
+    // RFC 9110 §9.3.7: `OPTIONS *` is about the server. It goes where `/` of its host goes.
+    let reading = path::read(if head.uri.path() == "*" { "/" } else { head.uri.path() });
     let route = routing::find_route(snapshot, name, &reading, &head.method)?;
     let running = &snapshot.routes[route];
     if running.barred {
@@ -210,12 +242,7 @@ struct Sender<'a> {
 
 /// Finds out who sends the request: the client's address, and the user.
 fn identify<'a>(client: &'a Client, config: &Config, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
-    let trusted = |ip| config.listen.trusts(ip);
-    let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
-    let address = match peer {
-        Peer::Trusted => headers::forwarded_address(&head.headers, trusted).unwrap_or(client.address),
-        Peer::Stranger => client.address,
-    };
+    let (peer, address) = client_address(client, config, head);
     let user_id = match routed.target {
         Target::Release(_) => {
             let names = client.names.as_ref();
@@ -225,6 +252,16 @@ fn identify<'a>(client: &'a Client, config: &Config, head: &'a Parts, routed: &'
     };
     let user_hash = user_id.as_deref().map(UserSet::hash);
     Sender { peer, address, user_id, user_hash }
+}
+
+/// The client's address. A trusted peer may name another than its own.
+fn client_address(client: &Client, config: &Config, head: &Parts) -> (Peer, IpAddr) {
+    let trusted = |ip| config.listen.trusts(ip);
+    if !trusted(client.address) {
+        return (Peer::Stranger, client.address);
+    }
+    let named = headers::forwarded_address(&head.headers, trusted);
+    (Peer::Trusted, named.unwrap_or(client.address))
 }
 
 /// Decides between stable and new. `None` on a route that goes to an upstream directly.

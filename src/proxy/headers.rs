@@ -4,10 +4,11 @@
 //! `Connection`. No `x-grayling-*` of a client reaches an upstream.
 //! `x-forwarded-*` hold the values that this proxy saw, unless the peer is trusted.
 
+use crate::domain::grpc::has_grpc_type;
 use crate::stats::arm::Arm;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER,
+    TRANSFER_ENCODING, VIA,
 };
 use http::request::Parts;
 use http::{Method, Response, Version};
@@ -75,11 +76,24 @@ impl HeadFacts {
             }
             [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
             [b'f', ..] => self.forwarded |= *name == FORWARDED,
-            [b't', b'e'] => self.takes_trailers |= value == "trailers",
+            [b't', b'e'] => self.takes_trailers |= lists(value, "trailers"),
             [b't', ..] => self.traced |= *name == TRACEPARENT,
             _ => {}
         }
     }
+}
+
+/// The size of the fields, as RFC 9113 §10.5.1 counts it.
+pub fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+/// Whether a comma-separated list has this element.
+fn lists(value: &HeaderValue, wanted: &str) -> bool {
+    value
+        .as_bytes()
+        .split(|b| *b == b',')
+        .any(|word| word.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// Drops every `x-grayling-*` of a client, also spellings that CGI reads alike.
@@ -152,19 +166,10 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
     if faulty { Framing::Faulty } else { Framing::Sound }
 }
 
-/// Whether it is a gRPC call. gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
+/// Whether it is a gRPC call: a POST over HTTP/2 with gRPC's content type.
+/// gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
 pub fn is_grpc(head: &Parts) -> bool {
-    const TYPE: &[u8] = b"application/grpc";
-    let is_type = |value: &HeaderValue| match value.as_bytes().split_at_checked(TYPE.len()) {
-        Some((start, rest)) => {
-            start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';'))
-        }
-        None => false,
-    };
-    // gRPC over HTTP/2: a POST with this content type.
-    head.method == Method::POST
-        && head.version == Version::HTTP_2
-        && head.headers.get(CONTENT_TYPE).is_some_and(is_type)
+    head.method == Method::POST && head.version == Version::HTTP_2 && has_grpc_type(&head.headers)
 }
 
 /// Drops the fields that are meant for one connection only.
@@ -176,6 +181,51 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(name);
     }
+}
+
+/// The trailers that a response announces, without those that are not forwarded.
+pub fn announced(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<String> = headers
+        .get_all(TRAILER)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+        .filter(may_be_trailer)
+        .map(|name| name.to_string())
+        .collect();
+    if names.is_empty() { None } else { names.join(", ").parse().ok() }
+}
+
+/// Drops the fields that must not stand in trailers.
+pub fn drop_from_trailers(trailers: &mut HeaderMap) {
+    while let Some(name) = trailers.keys().find(|name| !may_be_trailer(name)).cloned() {
+        trailers.remove(name);
+    }
+}
+
+/// RFC 9110 §6.5.1: no field of framing, routing, authentication, request modifiers, or the
+/// handling of the content. Nor a field of this proxy.
+fn may_be_trailer(name: &HeaderName) -> bool {
+    let forbidden = is_hop_by_hop(name)
+        || matches!(
+            name.as_str(),
+            "authorization"
+                | "cache-control"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "expect"
+                | "host"
+                | "max-forwards"
+                | "range"
+                | "set-cookie"
+                | "www-authenticate"
+        )
+        || begins_like(name, X_GRAYLING);
+    !forbidden
 }
 
 /// RFC 9110 §7.6.1, §11.7, RFC 9112 §6.1, and fields of older software.

@@ -8,14 +8,15 @@
 use super::access::{self, AccessRecord, LogContext};
 use super::carrier::Carrier;
 use super::decision::{Decided, Served};
-use super::error::RequestError;
+use super::error::{ErrorForm, RequestError};
 use super::on_new::TrackedRequest;
 use super::request_body::RequestBodyState;
 use super::trace;
 use super::tunnel::{OpenTunnel, TunnelTally};
 use super::worker::{RequestRoom, Worker};
 use crate::domain::config::{FailedUserIds, MetricsDetail, Target};
-use crate::domain::failure_rules::FailureRules;
+use crate::domain::failure_rules::{FailureRules, HeadOutcome};
+use crate::domain::grpc::GrpcStatus;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::net::listen::ConnectionState;
 use crate::runtime::event_ring::{EventTicket, RequestArrival};
@@ -60,6 +61,14 @@ pub struct RequestRecord {
     carrier: Carrier,
     /// The outcome by the head; body and trailers may change it.
     by_head: Outcome,
+    /// It is a gRPC call whose status is in the trailers.
+    awaits_grpc_status: bool,
+    /// The response has reached the client whole.
+    answered_whole: bool,
+    /// A reason that the head of the response does not show.
+    detail: Option<&'static str>,
+    /// Of a gRPC call that is answered with an error of this proxy.
+    grpc_status: Option<GrpcStatus>,
     /// By the status in the head alone. `None`: a tunnel, which is in no class.
     class: Option<AnswerClass>,
     /// A response without a body (to a HEAD, or a 304) is no evidence of the size.
@@ -137,6 +146,10 @@ impl RequestRecord {
             progress: opening.progress,
             carrier: opening.carrier,
             by_head: Outcome::Ok,
+            awaits_grpc_status: false,
+            answered_whole: false,
+            detail: None,
+            grpc_status: None,
             class: Some(AnswerClass::None),
             sizeless: false,
             open: true,
@@ -232,6 +245,16 @@ impl RequestRecord {
         self.by_head
     }
 
+    /// The response has ended without the gRPC status that it must have.
+    pub fn note_no_grpc_status(&mut self) {
+        self.detail = Some("no_grpc_status");
+    }
+
+    /// Whether the trailers must have a gRPC status.
+    pub fn awaits_grpc_status(&self) -> bool {
+        self.awaits_grpc_status
+    }
+
     pub fn arm(&self) -> Option<Arm> {
         self.decided.map(|d| d.arm)
     }
@@ -282,9 +305,13 @@ impl RequestRecord {
         took: Option<Duration>,
         now: Duration,
     ) {
-        self.by_head = match self.rules() {
+        let by_head = match self.rules() {
             Some(rules) => rules.of_head(status, headers),
-            None => Outcome::of_status(status),
+            None => HeadOutcome::Is(Outcome::of_status(status)),
+        };
+        (self.by_head, self.awaits_grpc_status) = match by_head {
+            HeadOutcome::Is(outcome) => (outcome, false),
+            HeadOutcome::AwaitsGrpcStatus => (Outcome::Ok, true),
         };
         if self.served == Served::ByStable {
             return;
@@ -382,12 +409,25 @@ impl RequestRecord {
             _ if self.sizeless => EventKind::Excused,
             _ => EventKind::Ended { size: size_class(self.bytes), client_slow },
         };
+        self.answered_whole = true;
         self.close(outcome, status, now, what, None);
+    }
+
+    /// The form in which its client gets an error.
+    pub fn error_form(&self) -> ErrorForm {
+        self.log_context.error_form
+    }
+
+    /// Ends it with an error that the client is told in this form.
+    pub fn end_with_own_response(&mut self, error: RequestError, form: ErrorForm) {
+        self.grpc_status = (form == ErrorForm::Grpc).then(|| error.grpc_status());
+        self.end_with_error(error, form.status(error));
     }
 
     /// Ends it with an error, and with the status that the client has got.
     pub fn end_with_error(&mut self, error: RequestError, status: StatusCode) {
-        self.close(error.outcome(), status, clock::now(), EventKind::Excused, Some(error.detail()));
+        self.worker.shared.errors.count(self.worker.index, error.detail());
+        self.close(error.outcome(), status, clock::now(), EventKind::Excused, Some(error));
     }
 
     /// Closes the accounting. `status`: what the client got, or would have got.
@@ -402,14 +442,15 @@ impl RequestRecord {
         status: StatusCode,
         now: Duration,
         sound: EventKind,
-        detail: Option<&'static str>,
+        error: Option<RequestError>,
     ) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
         // A client that leaves after a 500 does not undo it.
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
-        let (outcome, detail) = if undone { (self.by_head, None) } else { (outcome, detail) };
+        let (outcome, error) = if undone { (self.by_head, None) } else { (outcome, error) };
+        let detail = error.map(RequestError::detail).or(self.detail);
         if self.served == Served::AsDecided {
             self.count_outcome(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
@@ -441,17 +482,21 @@ impl RequestRecord {
                 bytes: self.bytes,
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
                 detail,
+                why: error.map(RequestError::text),
+                grpc_status: self.grpc_status,
             };
             let identity = &self.snapshot.config.identity;
             self.worker.shared.log.line(access::format_line(&record, identity, log.format));
         }
-        if let Some(traced) = self.traced.take() {
+        if let Some(mut traced) = self.traced.take() {
+            traced.detail = detail;
             self.export_trace(traced, outcome, status, now);
         }
     }
 
     fn client_gone(&self, outcome: Outcome) -> bool {
-        self.body_state.client_gone.get() || outcome == Outcome::Cancelled
+        // A server may answer that the call was cancelled.
+        self.body_state.client_gone.get() || (outcome == Outcome::Cancelled && !self.answered_whole)
     }
 
     /// Passes the finished trace to the exporter.

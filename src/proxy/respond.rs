@@ -2,15 +2,20 @@
 //!
 //! Invariants: no hop-by-hop field of an upstream reaches a client.
 //! A response of the proxy is a short JSON body, in which nothing comes from the request.
+//! For a gRPC call it is a gRPC status with a message.
 
 use super::deadline::Deadlines;
-use super::error::{RequestError, Source};
+use super::error::{ErrorForm, RequestError, Source};
 use super::forward::{PreparedRequest, UpstreamResponse};
 use super::headers::{self, X_GRAYLING_ARM};
 use super::response_body::ResponseBody;
 use super::result_code::Reader;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderValue, Response, StatusCode, Version};
+use http_body::Body;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Responds with what was forwarded, or with the error that ends the record.
 pub fn respond(
@@ -21,15 +26,16 @@ pub fn respond(
         Ok(upstream_response) => pass_on(prepared, upstream_response),
         Err(error) => {
             let mut record = prepared.record;
-            record.end_with_error(error, error.status());
-            error_response(error)
+            let form = record.error_form();
+            record.end_with_own_response(error, form);
+            error_response(error, form)
         }
     }
 }
 
 /// The upstream's response. Its body carries the record to its end.
 fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Response<ResponseBody> {
-    let PreparedRequest { mut record, upstream, upgrade, .. } = prepared;
+    let PreparedRequest { mut record, upstream, upgrade, announces_trailers, .. } = prepared;
     let UpstreamResponse { response, lease, arrived: now } = upstream_response;
     let took = record.body_state().upstream_waits_since().map(|since| now.saturating_sub(since));
     record.record_head(response.status(), response.headers(), took, now);
@@ -43,7 +49,13 @@ fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Re
     let (mut parts, body) = response.into_parts();
     // The upstream's version is not forwarded (RFC 9110 §2.5).
     parts.version = Version::HTTP_11;
+    // hyper sends the trailers that this field names, after a body in chunks.
+    let announced = (announces_trailers && body.size_hint().exact().is_none())
+        .then(|| headers::announced(&parts.headers));
     headers::drop_hop_by_hop(&mut parts.headers);
+    if let Some(announced) = announced.flatten() {
+        parts.headers.insert(TRAILER, announced);
+    }
     if let Some(arm) = record.exposed_arm() {
         parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
     }
@@ -53,7 +65,28 @@ fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Re
 }
 
 /// The response that tells a client of an error.
-pub fn error_response(error: RequestError) -> Response<ResponseBody> {
+pub fn error_response(error: RequestError, form: ErrorForm) -> Response<ResponseBody> {
+    match form {
+        ErrorForm::Http => http_error(error),
+        ErrorForm::Grpc => grpc_error(error),
+    }
+}
+
+/// A response of head only (gRPC's "Trailers-Only").
+fn grpc_error(error: RequestError) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::nothing());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(u16::from(error.grpc_status().0)));
+    // gRPC over HTTP/2: printable ASCII but for `%`, which begins an escape.
+    let message = utf8_percent_encode(error.text(), GRPC_MESSAGE).to_string();
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+fn http_error(error: RequestError) -> Response<ResponseBody> {
     let (status, text) = (error.status(), error.text());
     let mut response = Response::new(ResponseBody::text(format!("{{\"error\":\"{text}\"}}\n")));
     *response.status_mut() = status;

@@ -7,9 +7,11 @@
 
 use super::deadline::{self, Deadlines};
 use super::error::RequestError;
+use super::headers;
 use super::record::RequestRecord;
 use super::request_body::{BodyError, RequestBody};
 use super::result_code::Reader;
+use crate::domain::grpc::GrpcStatus;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
@@ -135,6 +137,9 @@ impl UpstreamBody {
         if let Some(lease) = self.lease.take().filter(|_| self.record.body_state().is_whole()) {
             lease.give_back(now);
         }
+        if self.by_trailers.is_none() && self.record.awaits_grpc_status() {
+            self.record.note_no_grpc_status();
+        }
         let outcome = self.outcome();
         let client_slow = self.record.body_state().client_was_slow(now);
         self.record.end_with_body(outcome, self.status, client_slow, now);
@@ -150,7 +155,11 @@ impl UpstreamBody {
         if self.code.as_ref().is_some_and(fails) {
             return Outcome::ServerError;
         }
-        self.by_trailers.unwrap_or(by_head)
+        match self.by_trailers {
+            Some(outcome) => outcome,
+            None if self.record.awaits_grpc_status() => Outcome::ServerError,
+            None => by_head,
+        }
     }
 
     /// A body broke midway: whether the client may be the cause.
@@ -165,16 +174,19 @@ impl UpstreamBody {
             None => Poll::Ready(None),
         };
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.until = None;
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::drop_from_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.record.add_bytes(data.len());
                     if let Some(code) = &mut self.code {
                         code.read_piece(data);
                     }
                 }
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.by_trailers = self.record.rules().and_then(|rules| rules.of_grpc(trailers));
+                if let Some(trailers) = frame.trailers_ref().filter(|_| self.record.awaits_grpc_status()) {
+                    self.by_trailers = GrpcStatus::of(trailers).map(GrpcStatus::outcome);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -5,7 +5,7 @@
 
 use super::client::Client;
 use super::decision::Decided;
-use super::error::RequestError;
+use super::error::{ErrorForm, RequestError};
 use super::headers::{self, Forwarded, HeadFacts, Peer, RequestId, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::upgrade::UpgradeRequest;
 use super::websocket::{self, Handshake};
@@ -62,6 +62,8 @@ pub struct Rewritten {
     pub request_id: RequestId,
     /// A gRPC call to an HTTP/2 server.
     pub grpc: bool,
+    /// The form of errors, for a gRPC call to any server.
+    pub error_form: ErrorForm,
     /// `Some` iff it asks for a WebSocket.
     pub upgrade: Option<UpgradeRequest>,
 }
@@ -69,7 +71,6 @@ pub struct Rewritten {
 impl Rewrite<'_> {
     pub fn apply(self, head: &mut Parts, body: &Incoming) -> Result<Rewritten, RequestError> {
         let Rewrite { worker, client, peer, host, facts, destination } = self;
-        let http1 = head.version != Version::HTTP_2;
         // Read before the hop-by-hop fields are removed.
         let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_upgrade_request(head));
         let (by, scheme) = (&client.address_value, client.scheme);
@@ -88,9 +89,9 @@ impl Rewrite<'_> {
             head.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
         }
         let http2_upstream = destination.upstream.config.transport.protocol == Protocol::Http2;
-        let grpc = headers::is_grpc(head) && http2_upstream;
-        if facts.takes_trailers && !http1 {
-            // Trailers are forwarded to HTTP/2 clients only.
+        let call = headers::is_grpc(head);
+        let (grpc, error_form) = (call && http2_upstream, ErrorForm::of_call(call));
+        if facts.takes_trailers {
             head.extensions.insert(TakesTrailers);
         }
         if let Some(host) = host.filter(|_| head.uri.authority().is_some()) {
@@ -104,7 +105,7 @@ impl Rewrite<'_> {
             head.uri = origin_form(&head.uri);
         }
         head.version = Version::HTTP_11;
-        Ok(Rewritten { request_id, grpc, upgrade })
+        Ok(Rewritten { request_id, grpc, error_form, upgrade })
     }
 }
 

@@ -94,6 +94,7 @@ pub fn begin_trace(
         ended: Duration::ZERO,
         method: method.clone(),
         outcome: Outcome::Ok,
+        detail: None,
         status: None,
         snapshot: snapshot.clone(),
         route,

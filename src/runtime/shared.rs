@@ -32,7 +32,7 @@ use crate::store::state_key::StateKey;
 use crate::store::writer::{CommitId, CommitQueue, NotDurable};
 use crate::telemetry::alert_counts::AlertCounts;
 use crate::telemetry::clock;
-use crate::telemetry::counters::{ArmCounters, Counter, PerWorker, USER_WINDOWS};
+use crate::telemetry::counters::{ArmCounters, Counter, ErrorCounts, PerWorker, USER_WINDOWS};
 use crate::telemetry::log::Log;
 use crate::telemetry::sliding_window::SlidingWindow;
 use crate::telemetry::throttle::Throttle;
@@ -69,6 +69,8 @@ pub struct SharedState {
     pub direct: Arc<ArmCounters>,
     /// Requests that the proxy refused before it found a release.
     pub rejected: PerWorker<Counter>,
+    /// Responses that the proxy made itself.
+    pub errors: ErrorCounts,
     /// By release: the watchdog's last judgement, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, ReleaseView>>,
     /// Why the state directory was unusable at start, until every held release is resumed.
@@ -338,6 +340,7 @@ impl SharedState {
             traces: TraceQueue::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
+            errors: ErrorCounts::new(workers),
             views: Mutex::new(views),
             lost: Mutex::new(lost),
             directory: None,

@@ -30,6 +30,8 @@ pub struct TracedExchange {
     pub ended: Duration,
     pub method: Method,
     pub outcome: Outcome,
+    /// The label of the error that ended it.
+    pub detail: Option<&'static str>,
     /// The status sent to the client; `None`: the client was gone.
     pub status: Option<u16>,
     pub snapshot: Arc<Snapshot>,

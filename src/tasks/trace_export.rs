@@ -374,6 +374,9 @@ fn server_span<'a>(traced: &'a TracedExchange, wall: &WallClock) -> OtlpSpan<'a>
     }
     attributes.push(number("http.response.body.size", traced.bytes));
     attributes.push(text("grayling.outcome", traced.outcome.label()));
+    if let Some(detail) = traced.detail {
+        attributes.push(text("grayling.detail", detail));
+    }
     if let Some(decided) = &traced.decided
         && let Some(release) = config.releases.get(decided.release)
     {

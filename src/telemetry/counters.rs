@@ -7,7 +7,9 @@
 use crate::domain::outcome::Outcome;
 use crate::stats::histogram::{self, Histogram};
 use crate::stats::hyperloglog;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A counter with one writer and many readers.
@@ -45,6 +47,34 @@ impl<T> PerWorker<T> {
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|p| &p.0)
+    }
+}
+
+/// `grayling_errors_total`: the responses that the proxy made itself, by the label of their cause.
+/// Labels are words of the source code, so their number is bounded.
+pub struct ErrorCounts(PerWorker<Mutex<BTreeMap<&'static str, u64>>>);
+
+impl ErrorCounts {
+    pub fn new(workers: usize) -> Self {
+        ErrorCounts(PerWorker::new(workers, Mutex::default))
+    }
+
+    /// A worker takes its own lock, for which only a scrape competes.
+    pub fn count(&self, worker: usize, detail: &'static str) {
+        let mut counts = self.0.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(detail).or_default() += 1;
+    }
+
+    /// The sums over all workers.
+    pub fn read(&self) -> BTreeMap<&'static str, u64> {
+        let mut sums = BTreeMap::new();
+        for counts in self.0.iter() {
+            let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            for (detail, count) in counts.iter() {
+                *sums.entry(*detail).or_default() += count;
+            }
+        }
+        sums
     }
 }
 

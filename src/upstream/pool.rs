@@ -23,7 +23,7 @@
 //! no further request while another may be opened. TCP ends a connection whose data or keepalive
 //! probes stay unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
-use crate::domain::config::Protocol;
+use crate::domain::config::{Protocol, ResponseHeadLimits};
 use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
 use crate::net::fast::response_head_limit::SocketBased;
@@ -64,7 +64,7 @@ const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
 /// before that limit is known here.
 const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Size limit of a response head.
+/// Size limit of the response head of a health probe.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// After a PING of `http2_ping`: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,6 +128,7 @@ pub struct PoolLimits {
     pub connections_max: usize,
     pub http2_ping: Option<Duration>,
     pub connection_age_max: Option<Duration>,
+    pub response_head: ResponseHeadLimits,
 }
 
 /// Why there is no connection. Nothing was sent.
@@ -169,6 +170,8 @@ pub struct TunnelRoom<B> {
 pub enum SendError<B> {
     /// No byte of it was sent; the request is handed back.
     Unsent(Box<Request<B>>),
+    /// The response head is over its limits.
+    HeadTooBig,
     /// The connection failed after something was sent, or while the response head was being read.
     Broken,
 }
@@ -253,9 +256,9 @@ where
         let connected = connect(server, terms.connect_timeout).await?;
         let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
         let sender = match connected.stream {
-            RawConnection::Plain(stream) => http1_over(stream, open, origin).await?,
-            RawConnection::Tls(stream) => http1_over(*stream, open, origin).await?,
-            RawConnection::Unix(stream) => http1_over(stream, open, origin).await?,
+            RawConnection::Plain(stream) => http1_over(stream, open, origin, terms).await?,
+            RawConnection::Tls(stream) => http1_over(*stream, open, origin, terms).await?,
+            RawConnection::Unix(stream) => http1_over(stream, open, origin, terms).await?,
         };
         Ok(ConnectionLease { sender, pool, reused: false, tunnel: None })
     }
@@ -291,9 +294,9 @@ where
         let connected = connect(server, terms.connect_timeout).await?;
         let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
         let sender = match connected.stream {
-            RawConnection::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
-            RawConnection::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
-            RawConnection::Unix(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Plain(stream) => http2_over(stream, open, terms, &unheard).await?,
+            RawConnection::Tls(stream) => http2_over(*stream, open, terms, &unheard).await?,
+            RawConnection::Unix(stream) => http2_over(stream, open, terms, &unheard).await?,
         };
         let shared = Rc::new(SharedConnection {
             sender,
@@ -426,7 +429,7 @@ impl<B: Body + 'static> LeasedStream<B> {
             }
             Err(error) => Err(match unsent(error) {
                 SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
-                SendError::Broken => SendError::Broken,
+                other => other,
             }),
         }
     }
@@ -537,6 +540,7 @@ async fn http1_over<S, B>(
     stream: S,
     open: OpenConnection<B>,
     origin: ConnectionOrigin,
+    terms: PoolLimits,
 ) -> Result<LeasedSender<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
@@ -544,7 +548,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let connection = InlineConnection::new(stream, open).await;
+    let connection = InlineConnection::new(stream, open, terms.response_head).await;
     let connection = connection.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     let connection = connection.retired_when(move |now| origin.has_left() || origin.is_too_old(now));
     Ok(LeasedSender::Http1(connection, StaleCheck::Lightly))
@@ -553,7 +557,7 @@ where
 async fn http2_over<S, B>(
     stream: S,
     open: OpenConnection<B>,
-    ping: Option<Duration>,
+    terms: PoolLimits,
     unheard: &Rc<SilentSince>,
 ) -> Result<http2::SendRequest<B>, NoConnection>
 where
@@ -568,8 +572,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEAD_BYTES)
-        .keep_alive_interval(ping)
+        .max_header_list_size(header_list_max(terms.response_head))
+        .keep_alive_interval(terms.http2_ping)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake::<_, B>(TokioIo::new(SilenceDetector::new(stream, unheard.clone())))
         .await;
@@ -641,10 +645,17 @@ impl<B: Body + 'static> ConnectionLease<B> {
     }
 }
 
+/// h2 resets a stream beyond this limit, and does not say why. So it gets a wider one, and the head
+/// is measured again.
+fn header_list_max(limits: ResponseHeadLimits) -> u32 {
+    u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX)
+}
+
 /// hyper hands back a request that it has not begun to send.
 fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
     match error.take_message() {
         Some(request) => SendError::Unsent(Box::new(request)),
+        None if error.error().is_parse_too_large() => SendError::HeadTooBig,
         None => SendError::Broken,
     }
 }

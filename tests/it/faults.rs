@@ -28,7 +28,8 @@ fn outcome(proxy: &Proxy, arm: &str, outcome: &str) -> f64 {
 #[test]
 fn what_the_config_calls_a_failure_counts_as_one() {
     const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
-    let cases: [(&str, String, &str); 9] = [
+    const GRPC: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n";
+    let cases: [(&str, String, &str); 16] = [
         ("", "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
         ("status = [\"502-504\"]", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into(), "ok"),
         ("status = [\"429\"]", "HTTP/1.1 429 No\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
@@ -44,7 +45,9 @@ fn what_the_config_calls_a_failure_counts_as_one() {
         ),
         (
             "body = { path = \"$.result.code\", not_equals = \"0\" }",
-            format!("{JSON}transfer-encoding: chunked\r\n\r\nc\r\n{{\"result\": {{\r\nc\r\n\"code\": 170}}\r\n1\r\n}}\r\n0\r\n\r\n"),
+            format!(
+                "{JSON}transfer-encoding: chunked\r\n\r\nc\r\n{{\"result\": {{\r\nc\r\n\"code\": 170}}\r\n1\r\n}}\r\n0\r\n\r\n"
+            ),
             "server_error",
         ),
         (
@@ -52,11 +55,24 @@ fn what_the_config_calls_a_failure_counts_as_one() {
             format!("{JSON}content-length: 23\r\n\r\n{{\"result\": {{\"code\": 0}}}}"),
             "ok",
         ),
-        ("grpc = true", "HTTP/1.1 200 OK\r\ngrpc-status: 13\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
+        ("", format!("{GRPC}grpc-status: 13\r\ncontent-length: 0\r\n\r\n"), "server_error"),
+        ("grpc = true", format!("{GRPC}grpc-status: 13\r\ncontent-length: 0\r\n\r\n"), "server_error"),
+        ("grpc = false", format!("{GRPC}grpc-status: 13\r\ncontent-length: 0\r\n\r\n"), "ok"),
+        ("", format!("{GRPC}grpc-status: 8\r\ncontent-length: 0\r\n\r\n"), "client_error"),
+        ("", format!("{GRPC}grpc-status: 1\r\ncontent-length: 0\r\n\r\n"), "cancelled"),
+        ("", "HTTP/1.1 200 OK\r\ngrpc-status: 13\r\ncontent-length: 0\r\n\r\n".into(), "ok"),
+        // Without any status.
+        ("", format!("{GRPC}content-length: 2\r\n\r\nhi"), "server_error"),
         (
-            "grpc = true",
-            "HTTP/1.1 200 OK\r\ntrailer: grpc-status\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 14\r\n\r\n"
-                .into(),
+            "",
+            format!("{GRPC}transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nother: 0\r\n\r\n"),
+            "server_error",
+        ),
+        (
+            "",
+            format!(
+                "{GRPC}trailer: grpc-status\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 14\r\n\r\n"
+            ),
             "server_error",
         ),
     ];

@@ -284,7 +284,6 @@ impl Calls {
         let (listener, address) = listener();
         let plane = Plane::with(address, |config| {
             config.upstreams = "http2 = true".into();
-            config.release = "[release.billing.outcome]\ngrpc = true".into();
         });
         let mut client = Http2::connect(plane.http, &[]);
         client.headers(1, &call(), END_STREAM);

@@ -79,6 +79,8 @@ pub enum KeyExample {
 #[derive(Debug, Clone, Copy)]
 pub enum ValueKind {
     Boolean,
+    /// A boolean, or this word.
+    BooleanOr(&'static str),
     Integer {
         min: u64,
         max: u64,
@@ -272,6 +274,7 @@ impl ConfigKey {
         let number = |kind: &str| if unit.is_empty() { kind.to_owned() } else { format!("{kind} of {unit}") };
         match self.kind {
             ValueKind::Boolean => "true or false".into(),
+            ValueKind::BooleanOr(word) => format!("\"{word}\", true or false"),
             ValueKind::Integer { min, max } => format!("{}, {min} to {max}", number("whole number")),
             ValueKind::Number { min, max } if min <= -1e300 && max >= 1e300 => number("number"),
             ValueKind::Number { min, max } if max >= 1e300 => format!("{}, from {min}", number("number")),
@@ -327,6 +330,7 @@ impl ConfigKey {
             | ValueKind::Percent { .. }
             | ValueKind::Choice(_)
             | ValueKind::Text(_) => quoted(),
+            ValueKind::BooleanOr(_) if !matches!(text, "true" | "false") => quoted(),
             // Unless it is a list.
             ValueKind::TextOrList { .. } if !text.starts_with("[\"") => quoted(),
             _ => text.to_owned(),

@@ -4,7 +4,7 @@
 
 use crate::config::keys::TextFormat::{Free, Stratum, Url};
 use crate::config::keys::ValueKind::{
-    Boolean, Choice, Duration, Integer, Number, Percent, Size, Table, TableList, Text, TextList,
+    Boolean, BooleanOr, Choice, Duration, Integer, Number, Percent, Size, Table, TableList, Text, TextList,
 };
 use crate::config::keys::choices::{ON_ANOMALY, ON_RESOURCE, ON_UNREACHABLE, OPEN, WATCHDOG_MODE};
 use crate::config::keys::upstreams_and_routes::HEADER_MATCH;
@@ -267,9 +267,11 @@ pub static OUTCOME: Section = Section {
              `header` in a segment.",
         ),
         key("body", Table(&BODY)).commented("{ path = \"$.resultCode\", not_equals = \"0\" }"),
-        key("grpc", Boolean).default("false").doc(
-            "Judges by the gRPC status, in trailers or in the head: UNKNOWN, INTERNAL, UNAVAILABLE and the \
-             like are failures; NOT_FOUND and the like are client errors.",
+        key("grpc", BooleanOr("auto")).default("auto").doc(
+            "Judges answers with the content type of gRPC (application/grpc) by their gRPC status, in the \
+             trailers or in the head. UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, \
+             DATA_LOSS, and an answer that ends without a status, are failures. CANCELLED is the client's; \
+             all others are client errors. true: the same; false: not judged.",
         ),
     ],
     examples: &[],

@@ -219,6 +219,18 @@ pub static LIMITS: Section = Section {
             .default("100")
             .reload(NEW_CONNECTIONS)
             .doc("Fields in a request's head. Beyond: 431."),
+        key("response_header_bytes", Size { min: "8KiB", max: "256KiB" })
+            .default("64KiB")
+            .reload("for new connections to servers")
+            .doc("An upstream's whole response head. Beyond: 502, which counts against its arm."),
+        // With more, the HTTP library allocates that many places for each response.
+        key("response_header_count", Integer { min: 8, max: 1024 })
+            .default("100")
+            .reload("for new connections to servers")
+            .doc(
+                "Fields in an upstream's response head. Beyond: 502, which counts against its arm. More than \
+                 100 cost each response two allocations of 32 bytes a field.",
+            ),
         key("uri_bytes", Size { min: "64B", max: "63KiB" })
             .default("8KiB")
             .doc("A request's target. Beyond: 414."),

@@ -107,6 +107,7 @@ fn fits(key: &ConfigKey, text: &str) -> bool {
     let size = |text: &str| values::size(text).ok().map(|size| size as u128);
     match key.kind {
         ValueKind::Boolean => value.is_bool(),
+        ValueKind::BooleanOr(word) => value.is_bool() || value.as_str() == Some(word),
         ValueKind::Integer { min, max } => text.parse::<u64>().is_ok_and(|n| (min..=max).contains(&n)),
         ValueKind::Number { min, max } => text.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
         ValueKind::Duration { min, max } => {

@@ -19,6 +19,7 @@
 //! * An unused connection wakes no task. The wake is recorded and handled before the next use.
 //! * Dropping a [`InlineConnection`] closes its connection.
 
+use crate::domain::config::ResponseHeadLimits;
 use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, SocketBased};
 use crate::net::fast::write_batching;
 use http::{Request, Response};
@@ -38,6 +39,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::unconstrained;
+
+/// hyper's default limit of header fields. With a higher limit it allocates two places of 32 bytes
+/// for each field and each response.
+const HEADERS_OF_HYPER: usize = 100;
 
 /// Polls in a row for one user. After them, other tasks run first.
 const ROUNDS_MAX: usize = 8;
@@ -132,12 +137,24 @@ where
     ///
     /// # Errors
     /// hyper returns none today.
-    pub async fn new<S>(stream: S, kept: impl Sized + 'static) -> Result<Self, hyper::Error>
+    pub async fn new<S>(
+        stream: S,
+        kept: impl Sized + 'static,
+        limits: ResponseHeadLimits,
+    ) -> Result<Self, hyper::Error>
     where
         S: AsyncRead + AsyncWrite + SocketBased + Unpin + Send + 'static,
     {
         let (stream, head) = ServerStream::new(stream);
-        let (handle, connection) = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await?;
+        let mut builder = http1::Builder::new();
+        // RFC 9112 §5.1: a proxy removes white space between a name and its colon.
+        builder.allow_spaces_after_header_name_in_responses(true);
+        builder.max_header_size(limits.bytes);
+        // Up to hyper's default the places are on the stack.
+        if limits.fields > HEADERS_OF_HYPER {
+            builder.max_headers(limits.fields);
+        }
+        let (handle, connection) = builder.handshake::<_, B>(TokioIo::new(stream)).await?;
         let connection = async move {
             // The exchange that uses the connection gets its error, and so does the task of a
             // tunnel.
@@ -364,7 +381,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut server = listener.accept().unwrap().0;
-        let mut inline = InlineConnection::new(ours, ()).await.unwrap();
+        let mut inline =
+            InlineConnection::new(ours, (), ResponseHeadLimits { bytes: 8192, fields: 100 }).await.unwrap();
         let (answer, mut server) = tokio::join!(inline.send(request(), StaleCheck::Lightly), async {
             tokio::task::spawn_blocking(move || {
                 serve(&mut server);

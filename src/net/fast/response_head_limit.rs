@@ -10,6 +10,10 @@
 //! So the socket itself is polled: by the write batch for a few sockets in one call ([`spent`]), or
 //! else by the stream.
 //!
+//! A server may answer before it has read the whole request, and close (413, 401).
+//! Then a write fails although the answer is there, and hyper would end without reading it.
+//! So a failed write is reported as done, and the read shows the answer, or else the end.
+//!
 //! Invariants: until the head is complete, at most [`HEAD_BYTES_MAX`] are read; then the connection
 //! fails. No request is written to a reused connection whose end this machine has already received.
 
@@ -112,6 +116,8 @@ impl SocketBased for UnixStream {
 pub struct ServerStream<S> {
     inner: S,
     head: Arc<ResponseHeadLimit>,
+    /// The server takes no more bytes.
+    refuses: bool,
 }
 
 impl<S: SocketBased> ServerStream<S> {
@@ -122,8 +128,26 @@ impl<S: SocketBased> ServerStream<S> {
             look: AtomicU8::new(NOTHING),
             socket,
         });
-        (ServerStream { inner, head: head.clone() }, head)
+        (ServerStream { inner, head: head.clone(), refuses: false }, head)
     }
+}
+
+impl<S> ServerStream<S> {
+    /// The result of writing `offered` bytes, or of flushing (0).
+    fn written(&mut self, offered: usize, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Err(error)) if is_refusal(&error) => {
+                self.refuses = true;
+                Poll::Ready(Ok(offered))
+            }
+            polled => polled,
+        }
+    }
+}
+
+/// The peer has closed. What it sent before can still be read, and then the end.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl<S: AsyncRead + SocketBased + Unpin> AsyncRead for ServerStream<S> {
@@ -162,11 +186,19 @@ impl<S: AsyncRead + SocketBased + Unpin> AsyncRead for ServerStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ServerStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        if self.refuses {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.written(bytes.len(), polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        if self.refuses {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.inner).poll_flush(cx).map_ok(|()| 0);
+        self.written(0, polled).map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -182,7 +214,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ServerStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        crate::net::poll_write_pieces(Pin::new(&mut self.inner), cx, slices)
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        if self.refuses {
+            return Poll::Ready(Ok(offered));
+        }
+        let polled = crate::net::poll_write_pieces(Pin::new(&mut self.inner), cx, slices);
+        self.written(offered, polled)
     }
 }
 

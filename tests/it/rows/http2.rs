@@ -98,9 +98,13 @@ fn row_20_http2_has_one_authority_and_clean_fields() {
     refuses(&scene, 417, &get_with(&[("expect", "else")]));
     refuses(&scene, 405, &instead(":method", &[(":method", "TRACE")]));
     refuses(&scene, 405, &[(":method", "CONNECT"), (":authority", "a:443")]);
-    // It is for one hop (RFC 9110 §10.1.4), and this server uses HTTP/1.1. HTTP/2: row 46.
+    // It is for one hop (RFC 9110 §10.1.4), so `Connection` names it. HTTP/2: row 46.
     assert_eq!(ask(&scene, &get_with(&[("te", "trailers")])), End::Answer(200, "ok".into()));
-    assert_eq!(lines(&scene.new.last(), "te"), [""; 0]);
+    let asked = scene.new.last();
+    assert_eq!(
+        (lines(&asked, "te"), lines(&asked, "connection")),
+        (vec!["te: trailers"], vec!["connection: te"])
+    );
     scene.nobody_is_blamed();
 }
 

@@ -3,6 +3,7 @@
 //! its row requires that: [`Scene::nobody_is_blamed`].
 
 mod abandoned;
+mod answers;
 mod arms;
 mod grpc;
 mod http2;

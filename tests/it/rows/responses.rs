@@ -36,11 +36,23 @@ fn each_is_502(scene: &Scene, faulty: &[String]) {
 }
 
 #[test]
-fn row_06_nul_bare_cr_obs_fold_and_space_before_the_colon_in_a_response_are_502() {
+fn row_06_nul_bare_cr_and_obs_fold_in_a_response_are_502() {
     let scene = Scene::start();
-    let lines = ["x-a: a\0b", "x-a: a\rb", "x-a: a\r\n folded", "x-a : b", " x-a: b", "x-a"];
+    let lines = ["x-a: a\0b", "x-a: a\rb", "x-a: a\r\n folded", " x-a: b", "x-a"];
     let faulty = lines.map(|line| format!("HTTP/1.1 200 OK\r\n{line}\r\ncontent-length: 2\r\n\r\nok"));
     each_is_502(&scene, &faulty);
+}
+
+#[test]
+fn row_06_white_space_before_the_colon_in_a_response_is_removed() {
+    let scene = Scene::start();
+    scene.new.answers(
+        "HTTP/1.1 200 OK\r\nx-a : b\r\nx-b\t: c\r\ntransfer-encoding : chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    );
+    let told = scene.send(get(""));
+    assert_eq!((told.status, told.body.as_str()), (200, "ok"));
+    assert_eq!((told.header("x-a"), told.header("x-b")), (Some("b"), Some("c")));
+    scene.counts("ok", 1.0);
 }
 
 #[test]
@@ -72,7 +84,6 @@ fn row_24_bad_framing_in_a_response_is_502() {
         "transfer-encoding: gzip",
         "transfer-encoding: chunked, identity",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
-        "transfer-encoding : chunked",
     ];
     let mut faulty: Vec<String> =
         heads.iter().map(|h| format!("HTTP/1.1 200 OK\r\n{h}\r\n\r\n2\r\nok\r\n0\r\n\r\n")).collect();

@@ -5,15 +5,15 @@ use crate::world::figure;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Rows of requests and faults that need a test of their name: 1 to 33, 33a, 43 to 46, 49, 51, 55,
-/// 56.
+/// Rows of requests and faults that need a test of their name: 1 to 33, 33a, 43 to 46, 49, 51, 52,
+/// 55, 56.
 /// The rows between concern the config, the state and the clock, and are listed if named.
 fn required() -> Vec<String> {
     let number = |n: u32| format!("{n:02}");
     (1..=33)
         .map(number)
         .chain(["33a".to_owned()])
-        .chain((43..=46).chain([49, 51, 55, 56]).map(number))
+        .chain((43..=46).chain([49, 51, 52, 55, 56]).map(number))
         .collect()
 }
 

@@ -55,6 +55,8 @@ fn battery(group: &str, security: Security, upstreams: &str, limits: &str) -> us
     let mut config = Config::new(stable.1, new.1).weight("20%");
     config.upstreams = format!("http2 = true\n{upstreams}");
     config.limits = limits.into();
+    // Calls fail on purpose here.
+    config.release = "[release.billing.outcome]\ngrpc = false".into();
     config.listen.push_str("\nhttps = \"127.0.0.1:0\"");
     config.rest = "\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n".into();
     if security == Security::Tls {

@@ -17,6 +17,11 @@ impl Nginx {
         Nginx::start_with(world, name, "", "", None)
     }
 
+    /// With these directives in its server.
+    pub fn start_limited(world: &World, name: &str, server: &str) -> Nginx {
+        Nginx::start_with(world, name, "", server, None)
+    }
+
     /// In front of an application, which answers.
     pub fn start_before(world: &World, name: &str, application: SocketAddr) -> Nginx {
         Nginx::start_with(world, name, "", "", Some(application))
