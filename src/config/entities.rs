@@ -79,6 +79,7 @@ pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEn
             http2_ping: r.duration_or_none(&s, "http2_ping"),
             connections_max: r.integer(&s, "connections_max") as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
+            resend_unprocessed: r.boolean(&s, "resend_unprocessed"),
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };

@@ -9,6 +9,7 @@ use crate::upstream::pool::NoConnection;
 use crate::upstream::server::{ServerState, is_local};
 use socket2::SockRef;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -25,8 +26,12 @@ pub enum RawConnection {
 
 /// Connects and does the handshake. Tries the addresses in turn, with a different first one each
 /// time. Each gets its share of the remaining time, so that a dead one does not use up that of the
-/// others.
-pub async fn connect(server: &ServerState, at_most: Duration) -> Result<RawConnection, NoConnection> {
+/// others. `protocol`: HTTP/1.1 also for a WebSocket to an HTTP/2 server.
+pub async fn connect(
+    server: &ServerState,
+    protocol: Protocol,
+    at_most: Duration,
+) -> Result<RawConnection, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
@@ -41,11 +46,14 @@ pub async fn connect(server: &ServerState, at_most: Duration) -> Result<RawConne
             let socket = SockRef::from(&stream);
             let _ = socket.set_tcp_keepalive(&crate::net::keepalive());
             let _ = socket.set_tcp_user_timeout(Some(crate::net::ACKNOWLEDGED_WITHIN));
-            secure(server, stream).await
+            secure(server, protocol, stream).await
         };
         let connected = timeout_at(Instant::now() + share, connecting).await;
         match connected.unwrap_or_else(|_| Err(too_late())) {
             Ok(stood) => return Ok(stood),
+            Err(error) if protocol != server.protocol && is_alpn_refusal(&error) => {
+                return Err(NoConnection::NotHttp1);
+            }
             Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
             Err(error) => failure = NoConnection::Unreachable(error),
         }
@@ -53,7 +61,19 @@ pub async fn connect(server: &ServerState, at_most: Duration) -> Result<RawConne
     Err(failure)
 }
 
-async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnection> {
+/// The server speaks none of the offered protocols (RFC 7301 §3.2), or picks another one.
+fn is_alpn_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(
+        cause,
+        Some(
+            rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)
+                | rustls::Error::PeerMisbehaved(rustls::PeerMisbehaved::SelectedUnofferedApplicationProtocol)
+        )
+    )
+}
+
+async fn secure(server: &ServerState, protocol: Protocol, stream: TcpStream) -> io::Result<RawConnection> {
     let Some(tls) = &server.tls else {
         return match server.server.scheme {
             Scheme::Http => Ok(RawConnection::Plain(stream)),
@@ -61,8 +81,15 @@ async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnec
             Scheme::Https => Err(io::Error::other("TLS is not set up")),
         };
     };
-    let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
-    match (server.protocol, agreed) {
+    let config = if protocol == server.protocol {
+        tls.built.config.clone()
+    } else {
+        let mut config = rustls::ClientConfig::clone(&tls.built.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    };
+    let (stream, agreed) = tls::connect(config, tls.name.clone(), stream).await?;
+    match (protocol, agreed) {
         (Protocol::Http2, AgreedProtocol::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
         (Protocol::Http1, _) | (Protocol::Http2, AgreedProtocol::Http2) => {
             Ok(RawConnection::Tls(Box::new(stream)))

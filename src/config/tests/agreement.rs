@@ -49,7 +49,14 @@ fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defau
         let u = &p.upstreams[0];
         let times =
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle);
-        (times, u.http2_ping, u.connections_max, u.requests_in_flight_max, u.transport.clone())
+        (
+            times,
+            u.http2_ping,
+            u.connections_max,
+            u.requests_in_flight_max,
+            u.resend_unprocessed,
+            u.transport.clone(),
+        )
     };
     assert_eq!(times(a), times(&b));
     for text in [STARTER, REFERENCE, BASE] {

@@ -6,6 +6,7 @@ mod abandoned;
 mod arms;
 mod grpc;
 mod http2;
+mod http2_upstreams;
 mod requests;
 mod responses;
 mod slow;
