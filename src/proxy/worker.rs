@@ -73,7 +73,7 @@ impl Worker {
         (before < limits.requests_in_flight).then_some(room)
     }
 
-    /// Takes room for a request body in memory; `None`: the bodies of the process take up all of it.
+    /// Takes room for a request body in memory. `None`: the bodies of the process take up all.
     pub fn hold_body(&self, bytes: usize) -> Option<HeldBody> {
         let before = self.shared.gauges.bodies_held_bytes.fetch_add(bytes, Relaxed);
         // On the error path, dropping it gives the room back.

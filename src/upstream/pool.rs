@@ -266,7 +266,7 @@ where
         deadline: Instant,
         quota: usize,
     ) -> Result<ConnectionLease<B>, NoConnection> {
-        let _waiting = Counted::begin(&pool, |pool| &pool.waiting);
+        let _waiting = CountedInPool::begin(&pool, |pool| &pool.waiting);
         loop {
             if let Some(lease) = pool.stream(terms.connection_idle, quota) {
                 return Ok(lease);
@@ -501,14 +501,14 @@ impl<B> Drop for LeasedStream<B> {
 }
 
 /// Counts a request that waits, or a connection that is being opened; counted down on drop.
-struct Counted<B>(Rc<ServerPool<B>>, fn(&ServerPool<B>) -> &Cell<usize>);
+struct CountedInPool<B>(Rc<ServerPool<B>>, fn(&ServerPool<B>) -> &Cell<usize>);
 
 /// An HTTP/2 connection that is being opened.
-struct Connecting<B>(Counted<B>);
+struct Connecting<B>(CountedInPool<B>);
 
 impl<B> Connecting<B> {
     fn begin(pool: &Rc<ServerPool<B>>) -> Self {
-        Connecting(Counted::begin(pool, |pool| &pool.connecting))
+        Connecting(CountedInPool::begin(pool, |pool| &pool.connecting))
     }
 }
 
@@ -519,14 +519,14 @@ impl<B> Drop for Connecting<B> {
     }
 }
 
-impl<B> Counted<B> {
+impl<B> CountedInPool<B> {
     fn begin(pool: &Rc<ServerPool<B>>, count: fn(&ServerPool<B>) -> &Cell<usize>) -> Self {
         count(pool).set(count(pool).get() + 1);
-        Counted(pool.clone(), count)
+        CountedInPool(pool.clone(), count)
     }
 }
 
-impl<B> Drop for Counted<B> {
+impl<B> Drop for CountedInPool<B> {
     fn drop(&mut self) {
         let count = (self.1)(&self.0);
         count.set(count.get().saturating_sub(1));

@@ -1,6 +1,7 @@
 //! Why a request was not answered by the server that it was sent to.
 //!
-//! Invariant: a request counts as unsent or unprocessed only if the library, or the server, says so.
+//! Invariant: a request is unsent only if the library says so, and unprocessed only if the server
+//! says so.
 
 use http::Request;
 use hyper::client::conn::TrySendError;

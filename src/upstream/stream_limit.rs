@@ -129,7 +129,7 @@ impl SettingsReader {
         match length {
             0 => self.limit.set(self.streams),
             // Malformed.
-            _ if length % SETTING_BYTES != 0 => self.skip = length,
+            _ if !length.is_multiple_of(SETTING_BYTES) => self.skip = length,
             _ => self.settings_left = length,
         }
     }
