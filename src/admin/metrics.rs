@@ -59,6 +59,7 @@ const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
 const EVENT_STREAMS: &str = "grayling_event_streams";
 const EVENTS_DROPPED: &str = "grayling_events_dropped_total";
 const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
+const RESENT: &str = "grayling_resent_total";
 const ALERTS_SENT: &str = "grayling_alerts_sent_total";
 const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
 const ALERTS_WAITING: &str = "grayling_alerts_waiting";
@@ -107,6 +108,10 @@ fn describe() {
     describe_gauge!(
         SERVERS_HEALTHY,
         "Servers of an arm that are neither left aside nor down by their health probes."
+    );
+    describe_counter!(
+        RESENT,
+        "Requests sent again to an upstream, because a server of it said that it had not processed them."
     );
     describe_counter!(ALERTS_SENT, "Calls to a receiver of alerts, by result: each is one try.");
     describe_counter!(ALERTS_DROPPED, "Alerts that a receiver was never told of: it was away for too long.");
@@ -249,6 +254,10 @@ fn requests(snapshot: &Snapshot) {
 
 fn releases(shared: &SharedState, snapshot: &Snapshot) {
     let views = shared.views();
+    for upstream in &snapshot.upstreams {
+        let resent = upstream.load.resent.load(Relaxed);
+        counter!(RESENT, "upstream" => upstream.config.name.clone()).absolute(resent);
+    }
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.effective.weight().ratio());

@@ -294,6 +294,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 requests_in_flight: 1,
                 header_timeout: Duration::ZERO,
                 body_idle_timeout: Duration::ZERO,
+                request_buffer: 0,
                 keepalive_timeout: Duration::ZERO,
                 drain: Duration::ZERO,
                 abandoned_max: None,

@@ -506,6 +506,7 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
         (
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle),
             (u.http2_ping, u.connection_age_max, u.connections_max, u.requests_in_flight_max),
+            u.resend_unprocessed,
         )
     };
     if limits(before) != limits(after) {

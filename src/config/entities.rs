@@ -80,6 +80,7 @@ pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEn
             connection_age_max: r.duration_or_none(&s, "connection_age_max"),
             connections_max: r.integer(&s, "connections_max") as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
+            resend_unprocessed: r.boolean(&s, "resend_unprocessed"),
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };

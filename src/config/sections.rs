@@ -288,6 +288,7 @@ pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> RequestLimits 
         requests_in_flight: r.integer(&scope, "requests_in_flight") as usize,
         header_timeout: r.duration(&scope, "header_timeout"),
         body_idle_timeout: r.duration(&scope, "body_idle_timeout"),
+        request_buffer: r.size(&scope, "request_buffer"),
         keepalive_timeout: r.duration(&scope, "keepalive_timeout"),
         drain: r.duration(&scope, "drain"),
         abandoned_max: r.duration_unless_empty(&scope, "abandoned_max"),

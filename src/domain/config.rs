@@ -266,6 +266,8 @@ pub struct Upstream {
     /// Per server.
     pub connections_max: usize,
     pub requests_in_flight_max: usize,
+    /// A request that an HTTP/2 server says it has not processed is sent again.
+    pub resend_unprocessed: bool,
     pub transport: Transport,
     /// Present iff its servers are probed.
     pub health: Option<Health>,
@@ -462,6 +464,8 @@ pub struct RequestLimits {
     pub header_timeout: Duration,
     /// Between two pieces of a request body.
     pub body_idle_timeout: Duration,
+    /// A request body of a known length up to this one is received before it is sent.
+    pub request_buffer: usize,
     /// Between two requests of a connection.
     pub keepalive_timeout: Duration,
     /// Time limit after TERM for requests in flight, and for WebSockets.

@@ -104,6 +104,8 @@ pub struct AccessRecord<'a> {
     pub cancelled: bool,
     pub took: Duration,
     pub bytes: u64,
+    /// How often it was sent again, because its server had not processed it.
+    pub resent: u8,
     /// `Some` iff it is traced.
     pub trace_id: Option<u128>,
     /// The label of the error that ended it.
@@ -218,6 +220,9 @@ fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
     }
     if request.cancelled {
         put("ended_by", "hold".into());
+    }
+    if request.resent > 0 {
+        put("resent", request.resent.into());
     }
     put("duration_ms", milliseconds(request.took));
     put("bytes", request.bytes.into());

@@ -107,6 +107,7 @@ fn limits() -> RequestLimits {
         requests_in_flight: 1,
         header_timeout: Duration::ZERO,
         body_idle_timeout: Duration::ZERO,
+        request_buffer: 0,
         keepalive_timeout: Duration::ZERO,
         drain: Duration::ZERO,
         abandoned_max: None,

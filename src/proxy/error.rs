@@ -32,7 +32,7 @@ pub enum RequestError {
     Overload,
     /// The WebSockets to the server have reached their limit.
     TooManyTunnels,
-    /// A WebSocket to an HTTP/2 upstream.
+    /// A WebSocket to an HTTP/2 upstream whose server does not speak HTTP/1.1.
     TunnelNotServed,
     /// No file descriptor, or no port.
     NoLocalResources,
@@ -44,6 +44,10 @@ pub enum RequestError {
     NoResponseInTime,
     /// The connection broke before the response head was complete.
     ConnectionBroken,
+    /// The server has not processed the request, and it may not or cannot be sent again.
+    NotResent,
+    /// The servers have not processed the request, however often it was sent.
+    Unprocessed,
     /// The response head does not tell reliably where its body ends.
     FaultyResponseHead,
     /// Over `[limits] response_header_count` or `response_header_bytes`.
@@ -207,7 +211,7 @@ impl RequestError {
                 Outcome::Rejected,
                 "websocket_not_served",
                 StatusCode::NOT_IMPLEMENTED,
-                "no websockets here: this service is spoken to in HTTP/2",
+                "no websockets here: this service speaks HTTP/2 only",
             ),
             RequestError::NoLocalResources => by_proxy(
                 Outcome::ProxyError,
@@ -241,6 +245,18 @@ impl RequestError {
                 "connection_broken",
                 StatusCode::BAD_GATEWAY,
                 "the service broke the connection",
+            ),
+            RequestError::NotResent => by_proxy(
+                Outcome::ProxyError,
+                "not_resent",
+                StatusCode::BAD_GATEWAY,
+                "the service has not processed the request",
+            ),
+            RequestError::Unprocessed => by_upstream(
+                Outcome::Reset,
+                "unprocessed",
+                StatusCode::BAD_GATEWAY,
+                "the service has not processed the request",
             ),
             RequestError::FaultyResponseHead => by_upstream(
                 Outcome::Reset,
@@ -288,7 +304,7 @@ mod tests {
     use crate::domain::outcome::Blame;
     use std::collections::BTreeSet;
 
-    const ALL: [RequestError; 22] = [
+    const ALL: [RequestError; 24] = [
         RequestError::MethodNotServed,
         RequestError::UriTooLong,
         RequestError::HeadersTooBig,
@@ -307,6 +323,8 @@ mod tests {
         RequestError::Saturated,
         RequestError::NoResponseInTime,
         RequestError::ConnectionBroken,
+        RequestError::NotResent,
+        RequestError::Unprocessed,
         RequestError::FaultyResponseHead,
         RequestError::ResponseHeadTooBig,
         RequestError::BodyTimeout,

@@ -1,6 +1,8 @@
 //! Sends a prepared request to an upstream, and waits for the response head.
 //!
-//! Invariants: a request is sent again only if no byte of it left this machine.
+//! Invariants: a request is sent again only if no byte of it left this machine, or if its server
+//! says that it has not processed it.
+//! A body of a known, small length is received before an upstream's connection is taken.
 //! `new` that takes no connection fails over to stable, where the config allows it.
 
 use super::breaker;
@@ -11,21 +13,30 @@ use super::record::RequestRecord;
 use super::request_body::{ClientFault, RequestBody, RequestBodyState};
 use super::trace;
 use super::upgrade::UpgradeRequest;
+use super::worker::HeldBody;
 use crate::domain::config::{OnUnreachable, Protocol};
 use crate::domain::outcome::Outcome;
+use crate::net::lazy_timer::LazyTimer;
 use crate::net::request_form::ask_for_trailers;
 use crate::runtime::traces::AttemptResult;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
-use crate::upstream::pool::{ConnectionLease, NoConnection, PoolLimits, SendError};
+use crate::upstream::pool::{ConnectionLease, NoConnection, PoolLimits};
+use crate::upstream::send_error::SendError;
 use crate::upstream::server::{DownServers, ServerState, TriedServers, UpstreamState};
 use http::header::HOST;
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use serde_json::json;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
+
+/// How often a request is sent whose servers say that they have not processed it.
+const SENDS_MAX: u32 = 3;
 
 /// A request that is decided and ready to be sent.
 pub struct PreparedRequest {
@@ -59,8 +70,13 @@ pub struct UpstreamResponse {
 
 /// Sends the request to its upstream, or else to stable.
 pub async fn forward(prepared: &mut PreparedRequest) -> Result<UpstreamResponse, RequestError> {
-    let began = prepared.record.began();
-    let sent = send(prepared, began).await;
+    let mut now = prepared.record.began();
+    let held = room_for_body(prepared);
+    if held.is_some() {
+        receive_body(prepared).await?;
+        now = clock::now();
+    }
+    let sent = send(prepared, now).await;
     if let Err(error) = &sent
         && error.retry() == Retry::OtherUpstream
     {
@@ -69,6 +85,35 @@ pub async fn forward(prepared: &mut PreparedRequest) -> Result<UpstreamResponse,
         Box::pin(send_to_stable(prepared)).await
     } else {
         sent
+    }
+}
+
+/// Room for the body, if it is to be received before it is sent.
+fn room_for_body(prepared: &PreparedRequest) -> Option<HeldBody> {
+    let PreparedRequest { record, request, body_state, upgrade, .. } = prepared;
+    if body_state.is_whole() || !body_state.is_sized() || upgrade.is_some() || record.is_grpc() {
+        return None;
+    }
+    let length = (**request).as_ref()?.body().size_hint().exact()? as usize;
+    let allowed = length <= record.snapshot().config.limits.request_buffer;
+    allowed.then(|| record.worker().hold_body(length)).flatten()
+}
+
+/// Receives the body whole, within the time-outs of the client.
+async fn receive_body(prepared: &mut PreparedRequest) -> Result<(), RequestError> {
+    let PreparedRequest { record, request, body_state, upstream, .. } = prepared;
+    let total = upstream.config.total_timeout.map(|total| clock::instant(record.began() + total).into());
+    let Some(request) = request.as_mut() else { return Err(RequestError::NoLocalResources) };
+    let mut too_late = LazyTimer::default();
+    let mut receiving = std::pin::pin!(request.body_mut().receive());
+    let received = poll_fn(|cx| match (receiving.as_mut().poll(cx), total) {
+        (Poll::Pending, Some(total)) => too_late.poll(cx, total).map(|()| None),
+        (received, _) => received.map(Some),
+    });
+    match (received.await, body_state.client_fault()) {
+        (Some(Ok(())), _) => Ok(()),
+        (None, _) | (_, Some(ClientFault::Slow)) => Err(RequestError::SlowRequestBody),
+        (Some(Err(_)), _) => Err(RequestError::BadRequestBody),
     }
 }
 
@@ -84,9 +129,6 @@ async fn send_to_stable(prepared: &mut PreparedRequest) -> Result<UpstreamRespon
 async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<UpstreamResponse, RequestError> {
     let PreparedRequest { record, request, body_state, upstream, upgrade, .. } = prepared;
     let handshake = upgrade.as_ref().map(|upgrade| &upgrade.handshake);
-    if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
-        return Err(RequestError::TunnelNotServed);
-    }
     let room = upstream.enter().ok_or_else(|| no_room(upstream, false))?;
     record.hold_room(room);
     // Users of `new` can fail over to stable; other requests have no alternative.
@@ -96,6 +138,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
         DownServers::Last
     };
     let mut tried = TriedServers::default();
+    let mut sends = 0;
     while let Some((index, server)) = upstream.choose(&tried, down) {
         begin_attempt(record, upstream, index, server, now);
         let worker = record.worker().clone();
@@ -128,6 +171,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                         tried.add(index);
                         continue;
                     }
+                    Err(NoConnection::NotHttp1) => return Err(RequestError::TunnelNotServed),
                     Err(NoConnection::Local(_)) => return Err(RequestError::NoLocalResources),
                     Err(NoConnection::Busy) => return Err(no_room(upstream, held)),
                     Err(NoConnection::Tunnels) => return Err(RequestError::TooManyTunnels),
@@ -145,10 +189,14 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
         if !lease.reused {
             server.accepted();
         }
+        let mut copied = None;
         let sent = {
             let mut sending = std::pin::pin!({
                 let Some(mut request) = request.take() else { return Err(RequestError::NoLocalResources) };
                 address_to(server, record, &mut request);
+                if lease.is_http2() && upstream.config.resend_unprocessed {
+                    copied = copy(&request);
+                }
                 lease.send(request)
             });
             let began = record.began();
@@ -198,6 +246,23 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
             }
             Err(SendError::HeadTooBig) => return Err(RequestError::ResponseHeadTooBig),
+            Err(SendError::Unprocessed) => {
+                record_attempt(record, AttemptResult::Failed(Outcome::Reset), now);
+                let Some(copied) = copied else { return Err(RequestError::NotResent) };
+                sends += 1;
+                if sends == SENDS_MAX {
+                    return Err(RequestError::Unprocessed);
+                }
+                record.count_resent();
+                upstream.load.resent.fetch_add(1, Relaxed);
+                **request = Some(*copied);
+            }
+            // Not the server's fault: a server of HTTP/2 need not speak HTTP/1.1.
+            Err(SendError::Broken)
+                if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 =>
+            {
+                return Err(RequestError::TunnelNotServed);
+            }
             Err(SendError::Broken) => return Err(blame_for_broken_connection(body_state)),
         }
     }
@@ -235,6 +300,17 @@ fn address_to(server: &ServerState, record: &mut RequestRecord, request: &mut Re
     if let Some(traced) = record.traced() {
         request.headers_mut().insert(TRACEPARENT, trace::child_traceparent(traced));
     }
+}
+
+/// A copy of the request, to be sent again; `None` for one whose body is not held.
+fn copy(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+    let mut copied = Request::new(request.body().copy()?);
+    *copied.method_mut() = request.method().clone();
+    *copied.uri_mut() = request.uri().clone();
+    *copied.version_mut() = request.version();
+    *copied.headers_mut() = request.headers().clone();
+    *copied.extensions_mut() = request.extensions().clone();
+    Some(Box::new(copied))
 }
 
 /// The error of an upstream that is full. `held`: clients occupied its connections.

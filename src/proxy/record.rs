@@ -51,6 +51,8 @@ pub struct RequestRecord {
     traced: Option<Box<TracedExchange>>,
     served: Served,
     bytes: u64,
+    /// How often it was sent again.
+    resent: u8,
     /// Room claimed in upstreams, and the load of a server; released with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
@@ -140,6 +142,7 @@ impl RequestRecord {
             traced: opening.traced,
             served: Served::AsDecided,
             bytes: 0,
+            resent: 0,
             rooms: [None, None],
             load: None,
             room: Some(opening.room),
@@ -377,6 +380,11 @@ impl RequestRecord {
         };
     }
 
+    /// It is sent again: its server has not processed it.
+    pub fn count_resent(&mut self) {
+        self.resent += 1;
+    }
+
     pub fn add_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
@@ -467,7 +475,7 @@ impl RequestRecord {
         let took = now.saturating_sub(self.began);
         let log = &self.snapshot.config.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
-        if failed || self.log_context.user.sampled || took >= log.slow {
+        if failed || self.resent > 0 || self.log_context.user.sampled || took >= log.slow {
             let record = AccessRecord {
                 log_context: &self.log_context,
                 route: &self.snapshot.routes[self.route].name,
@@ -480,6 +488,7 @@ impl RequestRecord {
                 cancelled,
                 took,
                 bytes: self.bytes,
+                resent: self.resent,
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
                 detail,
                 why: error.map(RequestError::text),

@@ -1,16 +1,18 @@
-//! A request body in transit, and its state, which the exchange reads.
+//! A request body, streamed or held whole, and its state, which the exchange reads.
 //!
 //! Invariants: faults in a request body are blamed on the client.
 //! The upstream's time does not run while the client is waited for.
+//! A body that is held was received whole; it can be sent more than once.
 
 use super::cancel_token::CancelToken;
 use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -190,9 +192,9 @@ impl RequestBodyState {
     }
 }
 
-/// A client's request body in transit to an upstream.
+/// A client's request body for an upstream.
 pub struct RequestBody {
-    inner: Incoming,
+    source: BodySource,
     body_state: Rc<RequestBodyState>,
     /// `None`: no time-out for a silent client.
     idle_timeout: Option<Duration>,
@@ -201,9 +203,67 @@ pub struct RequestBody {
     alarm: LazyTimer,
 }
 
+enum BodySource {
+    Streamed(Incoming),
+    Held(Bytes),
+}
+
+/// The pieces of a body that is being received. The first one is not copied if it is the whole.
+#[derive(Default)]
+struct ReceivedPieces {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl ReceivedPieces {
+    fn add(&mut self, piece: Bytes) {
+        if self.first.is_empty() {
+            self.first = piece;
+        } else {
+            if self.all.is_empty() {
+                self.all.extend_from_slice(&self.first);
+            }
+            self.all.extend_from_slice(&piece);
+        }
+    }
+
+    fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}
+
 impl RequestBody {
-    pub fn new(inner: Incoming, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
-        RequestBody { inner, body_state, idle_timeout, until: None, alarm: LazyTimer::default() }
+    pub fn new(incoming: Incoming, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
+        RequestBody::of(BodySource::Streamed(incoming), body_state, idle_timeout)
+    }
+
+    fn of(source: BodySource, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
+        RequestBody { source, body_state, idle_timeout, until: None, alarm: LazyTimer::default() }
+    }
+
+    /// The same body, to be sent again; `None` for one whose bytes are not held.
+    pub fn copy(&self) -> Option<RequestBody> {
+        let bytes = match &self.source {
+            BodySource::Held(bytes) => bytes.clone(),
+            BodySource::Streamed(incoming) if incoming.is_end_stream() => Bytes::new(),
+            BodySource::Streamed(_) => return None,
+        };
+        Some(RequestBody::of(BodySource::Held(bytes), self.body_state.clone(), self.idle_timeout))
+    }
+
+    /// Receives it whole, and holds it.
+    pub async fn receive(&mut self) -> Result<(), BodyError> {
+        let mut pieces = ReceivedPieces::default();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {
+            if let Ok(piece) = frame?.into_data() {
+                pieces.add(piece);
+            }
+            if self.body_state.is_whole() {
+                break;
+            }
+        }
+        self.source = BodySource::Held(pieces.whole());
+        Ok(())
     }
 }
 
@@ -219,13 +279,20 @@ impl Body for RequestBody {
         if this.body_state.stopped.is_cancelled() {
             return Poll::Ready(Some(Err(BodyError::Client)));
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let incoming = match &mut this.source {
+            BodySource::Streamed(incoming) => incoming,
+            BodySource::Held(bytes) => {
+                let whole = std::mem::take(bytes);
+                return Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))));
+            }
+        };
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.until = None;
                 this.body_state.waits_for_client.set(false);
                 this.body_state.end_client_wait();
                 this.body_state.moved_at.set(clock::now());
-                if this.inner.is_end_stream() {
+                if incoming.is_end_stream() {
                     this.body_state.mark_whole();
                 }
                 // Request trailers are dropped: an upstream may merge them into its headers.
@@ -260,11 +327,17 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.source {
+            BodySource::Streamed(incoming) => incoming.is_end_stream(),
+            BodySource::Held(bytes) => bytes.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.source {
+            BodySource::Streamed(incoming) => incoming.size_hint(),
+            BodySource::Held(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
     }
 }
 
@@ -303,6 +376,20 @@ fn is_most(of_client: Duration, of_body: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_in_pieces_is_held_in_order_and_one_piece_is_not_copied() {
+        let whole = |pieces: &[Bytes]| {
+            let mut received = ReceivedPieces::default();
+            pieces.iter().for_each(|piece| received.add(piece.clone()));
+            received.whole()
+        };
+        let piece = |text: &'static [u8]| Bytes::copy_from_slice(text);
+        let one = piece(b"one");
+        assert_eq!(whole(std::slice::from_ref(&one)).as_ptr(), one.as_ptr());
+        assert_eq!(whole(&[one, piece(b" two"), piece(b" three")]), "one two three");
+        assert_eq!(whole(&[]), "");
+    }
 
     #[test]
     fn a_client_is_slow_that_took_most_of_the_time_and_made_somebody_wait() {

@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 const SWEEP: Duration = Duration::from_secs(1);
+/// Request bodies in memory, in the whole process; further ones are streamed.
+const BODIES_HELD_BYTES_MAX: usize = 64 << 20;
 
 /// The stage of a worker's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +71,14 @@ impl Worker {
         // On the error path, dropping it gives the room back.
         let room = RequestRoom(self.shared.clone());
         (before < limits.requests_in_flight).then_some(room)
+    }
+
+    /// Takes room for a request body in memory. `None`: the bodies of the process take up all.
+    pub fn hold_body(&self, bytes: usize) -> Option<HeldBody> {
+        let before = self.shared.gauges.bodies_held_bytes.fetch_add(bytes, Relaxed);
+        // On the error path, dropping it gives the room back.
+        let held = HeldBody(self.shared.clone(), bytes);
+        (before + bytes <= BODIES_HELD_BYTES_MAX).then_some(held)
     }
 
     /// Lets `future` run on for at most `at_most` after its client has left. The drain waits for
@@ -144,6 +154,15 @@ impl Worker {
             let longest = snapshot.config.upstreams.iter().map(|u| u.connection_idle).max();
             self.pools.sweep(longest.unwrap_or(Duration::ZERO));
         }
+    }
+}
+
+/// A request body that is held in memory.
+pub struct HeldBody(Arc<SharedState>, usize);
+
+impl Drop for HeldBody {
+    fn drop(&mut self) {
+        self.0.gauges.bodies_held_bytes.fetch_sub(self.1, Relaxed);
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Gauges {
     /// The same for requests.
     pub requests_most: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
+    /// Request bodies that are held in memory, by their lengths.
+    pub bodies_held_bytes: AtomicUsize,
     pub ticks_late: AtomicU64,
     /// Connections closed because of their PROXY header, by [`ProxyHeaderError`].
     proxy_headers_refused: [AtomicU64; ProxyHeaderError::ALL.len()],

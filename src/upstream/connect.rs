@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
@@ -53,7 +54,12 @@ type Attempt<'a> = (SocketAddr, Pin<Box<dyn Future<Output = io::Result<RawConnec
 ///
 /// # Errors
 /// No address could be connected to within `at_most`, or this machine lacks the means.
-pub async fn connect(server: &ServerState, at_most: Duration) -> Result<Connected, NoConnection> {
+/// [`NoConnection::NotHttp1`]: an HTTP/2 server of which HTTP/1.1 is wanted, for a WebSocket.
+pub async fn connect(
+    server: &ServerState,
+    protocol: Protocol,
+    at_most: Duration,
+) -> Result<Connected, NoConnection> {
     let until = Instant::now() + at_most;
     if let Some(path) = server.server.unix_path() {
         return match timeout_at(until, open_unix(path)).await.unwrap_or_else(|_| Err(too_late())) {
@@ -67,14 +73,15 @@ pub async fn connect(server: &ServerState, at_most: Duration) -> Result<Connecte
             let unresolved = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
             Err(NoConnection::Unreachable(unresolved))
         }
-        [address] => match timeout_at(until, open(server, address)).await {
+        [address] => match timeout_at(until, open(server, protocol, address)).await {
             Ok(Ok(stream)) => Ok(Connected { stream, address: Some(address) }),
+            Ok(Err(error)) if is_alpn_refusal(server, protocol, &error) => Err(NoConnection::NotHttp1),
             Ok(Err(error)) if is_local(&error) => Err(NoConnection::Local(error)),
             Ok(Err(error)) => Err(NoConnection::Unreachable(error)),
             Err(_) => Err(NoConnection::Unreachable(too_late())),
         },
         // Boxed: most servers have one address.
-        ref addresses => Box::pin(race(server, addresses, until)).await,
+        ref addresses => Box::pin(race(server, protocol, addresses, until)).await,
     };
     if matches!(connected, Err(NoConnection::Unreachable(_))) {
         server.want_lookup();
@@ -87,6 +94,7 @@ pub async fn connect(server: &ServerState, at_most: Duration) -> Result<Connecte
 /// before it go on. An attempt that a later one has overtaken counts as failed.
 async fn race(
     server: &ServerState,
+    protocol: Protocol,
     addresses: &[SocketAddr],
     until: Instant,
 ) -> Result<Connected, NoConnection> {
@@ -101,7 +109,7 @@ async fn race(
     };
     loop {
         match waiting.next() {
-            Some(address) => attempts.push((*address, Box::pin(open(server, *address)))),
+            Some(address) => attempts.push((*address, Box::pin(open(server, protocol, *address)))),
             None if attempts.is_empty() => return Err(local.unwrap_or(NoConnection::Unreachable(failure))),
             None => {}
         }
@@ -111,6 +119,9 @@ async fn race(
                 attempts.drain(..index).for_each(|(slower, _)| note_failed(slower));
                 server.addresses.note_connected(address);
                 return Ok(Connected { stream, address: Some(address) });
+            }
+            Ok((_, _, Err(error))) if is_alpn_refusal(server, protocol, &error) => {
+                return Err(NoConnection::NotHttp1);
             }
             // Another address may need other means: this machine may lack IPv6.
             Ok((_, _, Err(error))) if is_local(&error) => local = Some(NoConnection::Local(error)),
@@ -144,7 +155,7 @@ async fn first_of(attempts: &mut Vec<Attempt<'_>>) -> (usize, SocketAddr, io::Re
 /// Tries the dead addresses whose pause is over. No request waits for it.
 pub async fn retry_dead(server: &ServerState) {
     for address in server.addresses.take_due() {
-        let opened = timeout_at(Instant::now() + RETRY_MAX, open(server, address)).await;
+        let opened = timeout_at(Instant::now() + RETRY_MAX, open(server, server.protocol, address)).await;
         match opened.unwrap_or_else(|_| Err(too_late())) {
             Ok(_) => server.addresses.note_connected(address),
             // Says nothing of the address.
@@ -164,17 +175,32 @@ async fn open_unix(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-async fn open(server: &ServerState, address: SocketAddr) -> io::Result<RawConnection> {
+async fn open(server: &ServerState, protocol: Protocol, address: SocketAddr) -> io::Result<RawConnection> {
     let stream = TcpStream::connect(address).await?;
     // Requests are small and written whole: Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(&stream);
     let _ = socket.set_tcp_keepalive(&crate::net::keepalive());
     let _ = socket.set_tcp_user_timeout(Some(crate::net::ACKNOWLEDGED_WITHIN));
-    secure(server, stream).await
+    secure(server, protocol, stream).await
 }
 
-async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnection> {
+/// The server speaks none of the offered protocols (RFC 7301 §3.2), or picks another one.
+fn is_alpn_refusal(server: &ServerState, protocol: Protocol, error: &io::Error) -> bool {
+    if protocol == server.protocol {
+        return false;
+    }
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(
+        cause,
+        Some(
+            rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)
+                | rustls::Error::PeerMisbehaved(rustls::PeerMisbehaved::SelectedUnofferedApplicationProtocol)
+        )
+    )
+}
+
+async fn secure(server: &ServerState, protocol: Protocol, stream: TcpStream) -> io::Result<RawConnection> {
     let Some(tls) = &server.tls else {
         return match server.server.scheme {
             Scheme::Http => Ok(RawConnection::Plain(stream)),
@@ -182,8 +208,15 @@ async fn secure(server: &ServerState, stream: TcpStream) -> io::Result<RawConnec
             Scheme::Https => Err(io::Error::other("TLS is not set up")),
         };
     };
-    let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
-    match (server.protocol, agreed) {
+    let config = if protocol == server.protocol {
+        tls.built.config.clone()
+    } else {
+        let mut config = rustls::ClientConfig::clone(&tls.built.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    };
+    let (stream, agreed) = tls::connect(config, tls.name.clone(), stream).await?;
+    match (protocol, agreed) {
         (Protocol::Http2, AgreedProtocol::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
         (Protocol::Http1, _) | (Protocol::Http2, AgreedProtocol::Http2) => {
             Ok(RawConnection::Tls(Box::new(stream)))
@@ -212,6 +245,7 @@ mod tests {
             http2_ping: None,
             connection_age_max: None,
             connections_max: 1,
+            resend_unprocessed: true,
             requests_in_flight_max: 1,
             transport: Transport { protocol: Protocol::Http1, tls: None },
             health: None,
@@ -247,14 +281,14 @@ mod tests {
         let began = Instant::now();
         let ten = Duration::from_secs(10);
         for _ in 0..2 {
-            assert_eq!(connect(&server, ten).await.ok().unwrap().address, Some(live));
+            assert_eq!(connect(&server, Protocol::Http1, ten).await.ok().unwrap().address, Some(live));
         }
         assert!(began.elapsed() < ten / 2, "the dead address took its share of the time");
         assert!(began.elapsed() >= NEXT_ADDRESS_AFTER, "it was tried first");
         assert!(server.is_lookup_wanted());
         for _ in 0..3 {
             assert_eq!(server.addresses.in_order(), [live, dead]);
-            assert_eq!(connect(&server, ten).await.ok().unwrap().address, Some(live));
+            assert_eq!(connect(&server, Protocol::Http1, ten).await.ok().unwrap().address, Some(live));
         }
     }
 
@@ -265,7 +299,10 @@ mod tests {
         let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = server(vec![refusing, live]);
         for _ in 0..2 {
-            assert_eq!(connect(&server, Duration::from_secs(10)).await.ok().unwrap().address, Some(live));
+            assert_eq!(
+                connect(&server, Protocol::Http1, Duration::from_secs(10)).await.ok().unwrap().address,
+                Some(live)
+            );
         }
         assert_eq!(server.addresses.in_order(), [live, refusing]);
         let _back = std::net::TcpListener::bind(refusing).unwrap();
@@ -282,7 +319,7 @@ mod tests {
         let ((first, _full), (second, _full_too)) = (black_hole(), black_hole());
         let server = server(vec![first, second]);
         let began = Instant::now();
-        let failed = connect(&server, Duration::from_millis(300)).await.err();
+        let failed = connect(&server, Protocol::Http1, Duration::from_millis(300)).await.err();
         assert!(matches!(failed, Some(NoConnection::Unreachable(e)) if e.kind() == io::ErrorKind::TimedOut));
         assert!(began.elapsed() >= Duration::from_millis(300));
     }

@@ -63,8 +63,10 @@ pub async fn probe(server: &ServerState, health: &Health, within: Duration) -> P
 }
 
 async fn ask(server: &ServerState, health: &Health, within: Duration) -> Result<StatusCode, ProbeError> {
-    let stood = connect(server, within).await.map_err(|why| match why {
-        NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels => ProbeError::Local,
+    let stood = connect(server, server.protocol, within).await.map_err(|why| match why {
+        NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels | NoConnection::NotHttp1 => {
+            ProbeError::Local
+        }
         NoConnection::Unreachable(error) => match error.kind() {
             io::ErrorKind::TimedOut => ProbeError::TooLate,
             io::ErrorKind::ConnectionRefused => ProbeError::Sick("refused".into()),
@@ -152,6 +154,7 @@ mod tests {
             connection_age_max: None,
             connections_max: 1,
             requests_in_flight_max: 1,
+            resend_unprocessed: true,
             transport: Transport { protocol: Protocol::Http1, tls: None },
             health: Some(health.clone()),
             scrapes: vec![],

@@ -6,5 +6,7 @@ mod connection_origin;
 pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod send_error;
 pub mod server;
 mod silence_detector;
+mod stream_limit;

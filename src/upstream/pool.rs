@@ -12,10 +12,14 @@
 //! Tunnels: the pool does not reuse the connection of a tunnel, but counts it until the tunnel
 //! ends. Tunnels last for hours, so they get at most three quarters of a server's connections.
 //!
-//! HTTP/2: the requests of a worker to a server share one connection.
-//! Another one is opened only when it carries `STREAMS_MAX` requests, and one at a time.
+//! HTTP/2: the requests of a worker to a server share one connection, as long as it has a stream
+//! for each: as many as the server's SETTINGS allow (`crate::upstream::stream_limit`), and at most
+//! `STREAMS_MAX`. Further connections are opened for the requests that wait, as many as these need.
+//! A server that allows no stream has one connection, on which the requests wait for its SETTINGS.
 //! The connection window holds the windows of all streams, so a slow client stalls only its own
-//! stream. A connection retires after `REQUESTS_MAX` requests.
+//! stream. A connection retires after `REQUESTS_MAX` requests, and after a request that its server
+//! has refused without processing it.
+//! A request that asks for a WebSocket gets an HTTP/1.1 connection of its own.
 //!
 //! Dead servers: no PING is sent unless `http2_ping` is set.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
@@ -32,8 +36,10 @@ use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
 use crate::upstream::connect::{RawConnection, connect, too_late};
 use crate::upstream::connection_origin::ConnectionOrigin;
+use crate::upstream::send_error::SendError;
 use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState};
 use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
+use crate::upstream::stream_limit::{SettingsReader, StreamLimit};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
@@ -60,9 +66,6 @@ use tokio::time::{Instant, timeout_at};
 const REQUESTS_MAX: usize = 500;
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
-/// Streams before the server's SETTINGS arrive: nginx, for one, refuses streams above its own limit
-/// before that limit is known here.
-const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Size limit of the response head of a health probe.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
@@ -82,13 +85,17 @@ struct ServerPool<B> {
     idle: RefCell<Vec<IdleConnection<B>>>,
     /// HTTP/2 connections that may take another request.
     shared: RefCell<Vec<Rc<SharedConnection<B>>>>,
-    /// An HTTP/2 connection is being opened; requests without a free stream wait for it.
-    connecting: Cell<bool>,
+    /// HTTP/2 connections that are being opened.
+    connecting: Cell<usize>,
+    /// Requests without a free stream.
+    waiting: Cell<usize>,
+    /// Streams of the last HTTP/2 connection that was opened: those of the next one.
+    streams_expected: Cell<usize>,
     open: Cell<usize>,
     /// How many of `open` are a tunnel, or were requested to become one.
     tunnels: Cell<usize>,
     /// Notified when a connection is returned or ends.
-    freed: Notify,
+    freed: Rc<Notify>,
     used_ms: Cell<u64>,
 }
 
@@ -103,7 +110,10 @@ struct SharedConnection<B> {
     scheme: &'static str,
     authority: HeaderValue,
     streams: Cell<usize>,
+    limit: Rc<StreamLimit>,
     requests: Cell<usize>,
+    /// The server has refused a request without processing it.
+    refused: Cell<bool>,
     used_ms: Cell<u64>,
     unheard: Rc<SilentSince>,
     origin: ConnectionOrigin,
@@ -143,6 +153,9 @@ pub enum NoConnection {
     /// All connections that the server may have were busy for `connect_timeout`.
     #[error("all connections are busy")]
     Busy,
+    /// The server of an HTTP/2 upstream does not speak HTTP/1.1, which a tunnel needs.
+    #[error("the server does not speak HTTP/1.1")]
+    NotHttp1,
     /// The tunnels of the server have reached their limit.
     #[error("no room for a tunnel")]
     Tunnels,
@@ -164,16 +177,6 @@ pub struct ConnectionLease<B> {
 pub struct TunnelRoom<B> {
     _open: OpenConnection<B>,
     _reserved: ReservedTunnel<B>,
-}
-
-/// A request that could not be sent.
-pub enum SendError<B> {
-    /// No byte of it was sent; the request is handed back.
-    Unsent(Box<Request<B>>),
-    /// The response head is over its limits.
-    HeadTooBig,
-    /// The connection failed after something was sent, or while the response head was being read.
-    Broken,
 }
 
 impl<B: Body + Unpin + 'static> Pools<B>
@@ -220,7 +223,8 @@ where
         let quota = self.quota(terms.connections_max);
         let reserved = ReservedTunnel::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.budget);
         let reserved = reserved.ok_or(NoConnection::Tunnels)?;
-        let lease = self.connection(server, terms).await?;
+        let (pool, deadline) = (self.pool(server.id), Instant::now() + terms.connect_timeout);
+        let lease = self.exclusive(server, pool, terms, deadline, quota).await?;
         Ok(ConnectionLease { tunnel: Some(reserved), ..lease })
     }
 
@@ -230,7 +234,7 @@ where
         let shared = pool.shared.borrow();
         pool.open.get() >= self.quota(terms.connections_max)
             && pool.idle.borrow().is_empty()
-            && shared.iter().all(|c| c.streams.get() >= STREAMS_MAX)
+            && !shared.iter().any(|shared| shared.has_room())
     }
 
     async fn exclusive(
@@ -253,7 +257,7 @@ where
             }
         }
         let open = OpenConnection::new(&pool, &self.budget)?;
-        let connected = connect(server, terms.connect_timeout).await?;
+        let connected = connect(server, Protocol::Http1, terms.connect_timeout).await?;
         let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
         let sender = match connected.stream {
             RawConnection::Plain(stream) => http1_over(stream, open, origin, terms).await?,
@@ -271,14 +275,18 @@ where
         deadline: Instant,
         quota: usize,
     ) -> Result<ConnectionLease<B>, NoConnection> {
+        let _waiting = CountedInPool::begin(&pool, |pool| &pool.waiting);
         loop {
             if let Some(lease) = pool.stream(terms.connection_idle, quota) {
                 return Ok(lease);
             }
-            if !pool.connecting.get() && pool.open.get() < quota {
-                break;
+            if pool.needs_another() && pool.open.get() < quota {
+                if let Some(lease) = self.open_shared(server, &pool, terms).await? {
+                    return Ok(lease);
+                }
+                continue;
             }
-            let connecting = pool.connecting.get();
+            let connecting = pool.connecting.get() > 0;
             if timeout_at(deadline, pool.freed.notified()).await.is_err() {
                 return Err(if connecting {
                     NoConnection::Unreachable(too_late())
@@ -287,34 +295,57 @@ where
                 });
             }
         }
+    }
+
+    /// Opens an HTTP/2 connection, and waits for the server's SETTINGS.
+    /// `None`: they allow no stream.
+    async fn open_shared(
+        &self,
+        server: &Arc<ServerState>,
+        pool: &Rc<ServerPool<B>>,
+        terms: PoolLimits,
+    ) -> Result<Option<ConnectionLease<B>>, NoConnection> {
         // Lets the waiting requests go on at any end, also when this future is dropped.
-        let _connecting = Connecting::begin(&pool);
-        let open = OpenConnection::new(&pool, &self.budget)?;
+        let _connecting = Connecting::begin(pool);
+        let deadline = Instant::now() + terms.connect_timeout;
+        let open = OpenConnection::new(pool, &self.budget)?;
         let unheard = Rc::new(SilentSince::default());
-        let connected = connect(server, terms.connect_timeout).await?;
+        let limit = StreamLimit::new(pool.freed.clone());
+        let heard = (&unheard, &limit);
+        let connected = connect(server, Protocol::Http2, terms.connect_timeout).await?;
         let origin = ConnectionOrigin::new(server, connected.address, terms.connection_age_max);
         let sender = match connected.stream {
-            RawConnection::Plain(stream) => http2_over(stream, open, terms, &unheard).await?,
-            RawConnection::Tls(stream) => http2_over(*stream, open, terms, &unheard).await?,
-            RawConnection::Unix(stream) => http2_over(stream, open, terms, &unheard).await?,
+            RawConnection::Plain(stream) => http2_over(stream, open, terms, heard).await?,
+            RawConnection::Tls(stream) => http2_over(*stream, open, terms, heard).await?,
+            RawConnection::Unix(stream) => http2_over(stream, open, terms, heard).await?,
         };
+        let unreachable = |why: &str| NoConnection::Unreachable(io::Error::other(why));
+        let allowed = match timeout_at(deadline, limit.until_known()).await {
+            Ok(Some(allowed)) if !sender.is_closed() => allowed,
+            Ok(_) => return Err(unreachable("the server ended the HTTP/2 connection at once")),
+            Err(_) => return Err(unreachable("no SETTINGS of HTTP/2 within connect_timeout")),
+        };
+        server.allow_streams(allowed);
+        pool.streams_expected.set(if allowed == 0 { STREAMS_MAX } else { allowed });
         let shared = Rc::new(SharedConnection {
             sender,
             scheme: server.server.scheme.as_str(),
             authority: server.authority.clone(),
             streams: Cell::new(0),
+            limit,
             requests: Cell::new(0),
+            refused: Cell::new(false),
             used_ms: Cell::new(clock::now_ms()),
             unheard,
             origin,
         });
         pool.shared.borrow_mut().push(shared.clone());
-        Ok(ConnectionLease {
-            sender: LeasedSender::Http2(LeasedStream::begin(shared, &pool)),
-            pool,
+        Ok((allowed > 0).then(|| ConnectionLease {
+            sender: LeasedSender::Http2(LeasedStream::begin(shared, pool)),
+            pool: pool.clone(),
             reused: false,
             tunnel: None,
-        })
+        }))
     }
 
     /// This worker's share of `connections_max`.
@@ -329,10 +360,12 @@ where
             Rc::new(ServerPool {
                 idle: RefCell::default(),
                 shared: RefCell::default(),
-                connecting: Cell::new(false),
+                connecting: Cell::new(0),
+                waiting: Cell::new(0),
+                streams_expected: Cell::new(STREAMS_MAX),
                 open: Cell::new(0),
                 tunnels: Cell::new(0),
-                freed: Notify::new(),
+                freed: Rc::default(),
                 used_ms: Cell::new(clock::now_ms()),
             })
         };
@@ -389,19 +422,33 @@ impl<B> ServerPool<B> {
         // A worn connection is dropped only if another may take its place.
         let worn = |s: &SharedConnection<B>| {
             let is_old = s.origin.is_too_old(Duration::from_millis(now));
-            (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now) || is_old)
+            (s.requests.get() >= REQUESTS_MAX || s.refused.get() || s.unheard.for_too_long(now) || is_old)
                 && self.open.get() < quota
         };
         let mut shared = self.shared.borrow_mut();
         // hyper ends a retired connection with its last stream.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
-        let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
+        let free = shared.iter().find(|shared| shared.has_room())?;
         let sender = LeasedSender::Http2(LeasedStream::begin(free.clone(), self));
         Some(ConnectionLease { sender, pool: self.clone(), reused: true, tunnel: None })
     }
 }
 
+impl<B> ServerPool<B> {
+    /// Whether the connections that are being opened are too few for the requests that wait.
+    fn needs_another(&self) -> bool {
+        let shared = self.shared.borrow();
+        let allows_none = !shared.is_empty() && shared.iter().all(|shared| shared.limit.was_never_open());
+        let coming = self.connecting.get().saturating_mul(self.streams_expected.get());
+        !allows_none && self.waiting.get() > coming
+    }
+}
+
 impl<B> SharedConnection<B> {
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.limit.allowed()
+    }
+
     fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
         let unused_ms = now_ms.saturating_sub(self.used_ms.get());
         !self.sender.is_closed()
@@ -427,8 +474,12 @@ impl<B: Body + 'static> LeasedStream<B> {
                 *response.version_mut() = Version::HTTP_11;
                 Ok(response)
             }
-            Err(error) => Err(match unsent(error) {
+            Err(error) => Err(match SendError::from(error) {
                 SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
+                SendError::Unprocessed => {
+                    self.shared.refused.set(true);
+                    SendError::Unprocessed
+                }
                 other => other,
             }),
         }
@@ -453,7 +504,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            SendingProjection::Http1 { head } => head.poll(cx).map_err(unsent),
+            SendingProjection::Http1 { head } => head.poll(cx).map_err(SendError::from),
             SendingProjection::Http2 { head } => head.as_mut().poll(cx),
         }
     }
@@ -467,20 +518,36 @@ impl<B> Drop for LeasedStream<B> {
     }
 }
 
-/// Marks that an HTTP/2 connection is being opened.
-struct Connecting<B>(Rc<ServerPool<B>>);
+/// Counts a request that waits, or a connection that is being opened; counted down on drop.
+struct CountedInPool<B>(Rc<ServerPool<B>>, fn(&ServerPool<B>) -> &Cell<usize>);
+
+/// An HTTP/2 connection that is being opened.
+struct Connecting<B>(CountedInPool<B>);
 
 impl<B> Connecting<B> {
     fn begin(pool: &Rc<ServerPool<B>>) -> Self {
-        pool.connecting.set(true);
-        Connecting(pool.clone())
+        Connecting(CountedInPool::begin(pool, |pool| &pool.connecting))
     }
 }
 
 impl<B> Drop for Connecting<B> {
     fn drop(&mut self) {
-        self.0.connecting.set(false);
-        self.0.freed.notify_waiters();
+        // They look again when this future has ended.
+        self.0.0.freed.notify_waiters();
+    }
+}
+
+impl<B> CountedInPool<B> {
+    fn begin(pool: &Rc<ServerPool<B>>, count: fn(&ServerPool<B>) -> &Cell<usize>) -> Self {
+        count(pool).set(count(pool).get() + 1);
+        CountedInPool(pool.clone(), count)
+    }
+}
+
+impl<B> Drop for CountedInPool<B> {
+    fn drop(&mut self) {
+        let count = (self.1)(&self.0);
+        count.set(count.get().saturating_sub(1));
     }
 }
 
@@ -558,7 +625,7 @@ async fn http2_over<S, B>(
     stream: S,
     open: OpenConnection<B>,
     terms: PoolLimits,
-    unheard: &Rc<SilentSince>,
+    (unheard, limit): (&Rc<SilentSince>, &Rc<StreamLimit>),
 ) -> Result<http2::SendRequest<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -566,27 +633,35 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let stream = SilenceDetector::new(stream, unheard.clone(), SettingsReader::new(limit.clone()));
     let handshake = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .initial_max_send_streams(STREAMS_FIRST)
+        // No request is sent before the server's SETTINGS.
+        .initial_max_send_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(header_list_max(terms.response_head))
         .keep_alive_interval(terms.http2_ping)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(SilenceDetector::new(stream, unheard.clone())))
+        .handshake::<_, B>(TokioIo::new(stream))
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    let limit = limit.clone();
     tokio::task::spawn_local(async move {
         // The exchanges that use the connection get its error.
         let _ = connection.await;
+        limit.end();
         drop(open);
     });
     Ok(sender)
 }
 
 impl<B: Body + 'static> ConnectionLease<B> {
+    pub fn is_http2(&self) -> bool {
+        matches!(self.sender, LeasedSender::Http2(_))
+    }
+
     /// Sends a request (in HTTP/1.1 form), and waits for the head of its response.
     pub fn send(
         &mut self,
@@ -649,13 +724,4 @@ impl<B: Body + 'static> ConnectionLease<B> {
 /// is measured again.
 fn header_list_max(limits: ResponseHeadLimits) -> u32 {
     u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX)
-}
-
-/// hyper hands back a request that it has not begun to send.
-fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
-    match error.take_message() {
-        Some(request) => SendError::Unsent(Box::new(request)),
-        None if error.error().is_parse_too_large() => SendError::HeadTooBig,
-        None => SendError::Broken,
-    }
 }

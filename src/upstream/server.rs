@@ -37,6 +37,8 @@ pub struct UpstreamState {
 pub struct UpstreamLoad {
     pub in_flight: AtomicUsize,
     turn: AtomicUsize,
+    /// Requests that were sent again because their server had not processed them.
+    pub resent: AtomicU64,
     /// `now_ms` of the last connection accepted or response received; 0: none yet.
     last_sign_ms: AtomicU64,
 }
@@ -64,6 +66,8 @@ pub struct ServerState {
     /// Requests received in full by the server and not answered: they wait for the server, not for
     /// their clients.
     awaited: AtomicUsize,
+    /// Requests at once on one of its connections.
+    streams_allowed: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
     told: Throttle,
@@ -81,7 +85,7 @@ pub enum DownServers {
     Never,
 }
 
-/// Concurrent requests on one HTTP/2 connection: the minimum that servers commonly allow (RFC 9113,
+/// The most concurrent requests on one HTTP/2 connection: as many as most servers allow (RFC 9113,
 /// 6.5.2 recommends no less).
 pub const STREAMS_MAX: usize = 100;
 
@@ -197,11 +201,10 @@ impl UpstreamState {
     /// cause.
     /// In doubt the arm is not blamed: an arm that hangs is detected by its missing responses.
     pub fn is_held_by_clients(&self) -> bool {
-        let streams = match self.config.transport.protocol {
-            Protocol::Http1 => 1,
-            Protocol::Http2 => STREAMS_MAX,
+        let of_server = |server: &Arc<ServerState>| {
+            self.config.connections_max.saturating_mul(server.streams_allowed.load(Relaxed))
         };
-        let at_once = self.config.connections_max.saturating_mul(self.servers.len()).saturating_mul(streams);
+        let at_once = self.servers.iter().map(of_server).fold(0, usize::saturating_add);
         let room = self.config.requests_in_flight_max.min(at_once);
         let awaited: usize = self.servers.iter().map(|s| s.awaited.load(Relaxed)).sum();
         awaited.saturating_mul(4) < room.saturating_mul(3)
@@ -297,6 +300,10 @@ impl ServerState {
             lookup_wanted: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             awaited: AtomicUsize::new(0),
+            streams_allowed: AtomicUsize::new(match transport.protocol {
+                Protocol::Http1 => 1,
+                Protocol::Http2 => STREAMS_MAX,
+            }),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
             told: Throttle::default(),
@@ -322,6 +329,11 @@ impl ServerState {
     pub fn enter(self: &Arc<Self>) -> ServerLoad {
         self.in_flight.fetch_add(1, Relaxed);
         ServerLoad(self.clone())
+    }
+
+    /// The server allows this many streams on an HTTP/2 connection.
+    pub fn allow_streams(&self, streams: usize) {
+        self.streams_allowed.store(streams, Relaxed);
     }
 
     /// The server has a whole request, until the returned value is dropped.
@@ -432,6 +444,7 @@ mod tests {
             connection_age_max: None,
             connections_max: 4,
             requests_in_flight_max: 2,
+            resend_unprocessed: true,
             transport: Transport { protocol: Protocol::Http1, tls: None },
             health: None,
             scrapes: vec![],

@@ -3,6 +3,7 @@
 //! Invariant: a connection is unheard from the first request sent on it until any byte arrives.
 //! A connection without requests is never unheard.
 
+use crate::upstream::stream_limit::SettingsReader;
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
@@ -32,15 +33,16 @@ impl SilentSince {
     }
 }
 
-/// A stream to a server that records when something arrives.
+/// A stream to a server that records when something arrives, and reads the SETTINGS in it.
 pub struct SilenceDetector<S> {
     stream: S,
     unheard: Rc<SilentSince>,
+    settings: SettingsReader,
 }
 
 impl<S> SilenceDetector<S> {
-    pub fn new(stream: S, unheard: Rc<SilentSince>) -> Self {
-        SilenceDetector { stream, unheard }
+    pub fn new(stream: S, unheard: Rc<SilentSince>, settings: SettingsReader) -> Self {
+        SilenceDetector { stream, unheard, settings }
     }
 }
 
@@ -50,9 +52,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for SilenceDetector<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if read.is_ready() {
             self.unheard.0.set(None);
+            self.settings.read(&buffer.filled()[before..]);
         }
         read
     }

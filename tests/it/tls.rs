@@ -420,6 +420,16 @@ fn servers_are_reached_over_tls_and_verified_with_a_ca_of_ones_own() {
     eventually(seconds(10), "HTTP/2 is spoken", || {
         (text(&mut client, user) == format!("new {user} HTTP/2.0 grayling.test localhost\n")).then_some(())
     });
+    // A WebSocket needs HTTP/1.1. This nginx does not upgrade; its answer names the protocol.
+    let upgrade = [
+        ("x-user-id", user.as_str()),
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let answer = client.get("/", &upgrade).unwrap();
+    assert_eq!(answer.text(), format!("new {user} HTTP/1.1 grayling.test localhost\n"));
     let load = Load::start(proxy.http, 8, Duration::from_millis(1));
     // More than nginx accepts on one connection.
     eventually(seconds(60), "six thousand answers", || (load.total() > 6_000).then_some(()));

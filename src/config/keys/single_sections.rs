@@ -248,6 +248,15 @@ pub static LIMITS: Section = Section {
         key("body_idle_timeout", Duration { min: "100ms", max: "1h" })
             .default("30s")
             .doc("Between two pieces of a request's body. gRPC calls have no such limit."),
+        key("request_buffer", Size { min: "0B", max: "1MiB" })
+            .default("64KiB")
+            .reload("at once, for new requests")
+            .doc(
+                "A request body with a Content-Length up to this is received whole before a connection to the \
+                 upstream is taken, so that a slow upload holds none, and can be sent again \
+                 (`resend_unprocessed`). Larger bodies are streamed, those of unknown length and of gRPC calls \
+                 too, and all of them while such bodies take up 64 MiB. \"0B\": all are streamed.",
+            ),
         key("keepalive_timeout", Duration { min: "100ms", max: "1h" })
             .default("75s")
             .reload(NEW_CONNECTIONS)

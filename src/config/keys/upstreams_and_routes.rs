@@ -38,7 +38,9 @@ pub static UPSTREAM: Section = Section {
              keep-alive.",
         ),
         key("connections_max", Integer { min: 1, max: 65_535 }).default("512").doc(
-            "Connections to each server. WebSockets take up three quarters of them at most. Beyond: 503.",
+            "Connections to each server. WebSockets take up three quarters of them at most. Beyond: 503. Each \
+             worker has its share. An HTTP/2 server gets a further connection when those of a worker carry as \
+             many requests as the server's SETTINGS allow, 100 each at most.",
         ),
         key("requests_in_flight_max", Integer { min: 1, max: 1_000_000 }).default("2000").doc(
             "Requests in flight to this upstream. Beyond: 503, counted against this arm, so that a hanging \
@@ -46,7 +48,13 @@ pub static UPSTREAM: Section = Section {
         ),
         key("http2", Boolean).default("false").doc(
             "HTTP/2 to its servers: with prior knowledge over http, by ALPN over https. The requests of a \
-             worker share a connection. There are no WebSockets then: 501.",
+             worker share a connection. A WebSocket has an HTTP/1.1 connection of its own, to the same server.",
+        ),
+        key("resend_unprocessed", Boolean).default("true").reload("at once, for new requests").doc(
+            "An HTTP/2 server may say that it has not processed a request (GOAWAY, REFUSED_STREAM: nginx does \
+             after `keepalive_requests`). Then the request is sent again to the same upstream, a POST too, three \
+             times in all, if it has no body or one within `request_buffer`. Otherwise, and with false: 502, \
+             counted against nobody. After three times: 502, counted against the arm.",
         ),
         key("http2_ping", Duration { min: "0s", max: "1h" })
             .default("0s")

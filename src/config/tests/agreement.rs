@@ -52,9 +52,7 @@ fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defau
         (
             times,
             u.http2_ping,
-            u.connection_age_max,
-            u.connections_max,
-            u.requests_in_flight_max,
+            (u.connection_age_max, u.connections_max, u.requests_in_flight_max, u.resend_unprocessed),
             u.transport.clone(),
         )
     };

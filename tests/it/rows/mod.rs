@@ -7,6 +7,7 @@ mod answers;
 mod arms;
 mod grpc;
 mod http2;
+mod http2_upstreams;
 mod moving;
 mod requests;
 mod responses;

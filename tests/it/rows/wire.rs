@@ -124,7 +124,7 @@ impl Http2 {
         http2
     }
 
-    fn over(stream: TcpStream) -> Http2 {
+    pub fn over(stream: TcpStream) -> Http2 {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -102,7 +102,7 @@ fn an_http2_origin_that_goes_away_refuses_resets_and_opens_its_windows_slowly_ha
     // Trailers end the response cleanly.
     assert_eq!(ask("/trailers", b"x").unwrap().text(), "with trailers");
     assert_eq!(counts("reset") + counts("truncated"), 0.0);
-    // Reported as unprocessed, but not sent again: its body is gone.
+    // Reported as unprocessed each of the three times that it is sent.
     assert_eq!(ask("/refuse", b"x").unwrap().status, 502);
     assert_eq!(ask("/reset", b"x").unwrap().status, 502);
     assert!(ask("/reset-after-head", b"x").is_err(), "never a clean end");

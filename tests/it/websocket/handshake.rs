@@ -204,7 +204,7 @@ fn row_17_a_handshake_that_is_none_is_400_and_reaches_nobody() {
 }
 
 #[test]
-fn an_upstream_that_is_spoken_to_in_http2_has_no_websockets_and_says_so() {
+fn a_server_that_speaks_http2_only_has_no_websockets_and_is_not_blamed() {
     let origin = H2Origin::start("new");
     let scene = scene(|config| {
         config.new = vec![origin.address];
@@ -217,4 +217,15 @@ fn an_upstream_that_is_spoken_to_in_http2_has_no_websockets_and_says_so() {
     assert_eq!(scene.metric("grayling_requests_total", &[("arm", "new"), ("outcome", "rejected")]), 1.0);
     client.send(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {}\r\n\r\n", user(true)));
     assert_eq!(client.told().status, 200, "the connection goes on");
+}
+
+#[test]
+fn row_17_a_websocket_to_an_http2_upstream_has_an_http_1_1_connection_of_its_own() {
+    let scene = scene(|config| config.upstream_new = Some("http2 = true".into()));
+    let (mut client, mut server) = scene.opens(true);
+    assert!(server.head.starts_with("GET /feed?x=1 HTTP/1.1\r\n"), "{}", server.head);
+    assert_eq!(server.lines("upgrade"), ["upgrade: websocket"]);
+    alive(&mut client, &mut server);
+    assert_eq!(scene.metric("grayling_requests_total", &[("arm", "new"), ("outcome", "ok")]), 1.0);
+    // Over https by ALPN: `servers_are_reached_over_tls_and_verified_with_a_ca_of_ones_own`.
 }

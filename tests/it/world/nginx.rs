@@ -50,6 +50,11 @@ impl Nginx {
         Nginx::start_with(world, name, "", lines, None)
     }
 
+    /// In front of an application, by HTTP/2 with prior knowledge. `lines`: of its `server` block.
+    pub fn start_http2(world: &World, name: &str, lines: &str, application: SocketAddr) -> Nginx {
+        Nginx::start_with(world, name, "http2", lines, Some(application))
+    }
+
     fn start_with(
         world: &World,
         name: &str,
