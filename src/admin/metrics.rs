@@ -30,6 +30,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const REQUESTS: &str = "grayling_requests_total";
+const CODES_UNREAD: &str = "grayling_result_codes_unread_total";
 const ERRORS: &str = "grayling_errors_total";
 const DURATION: &str = "grayling_request_duration_seconds";
 const RESPONSE: &str = "grayling_upstream_response_seconds";
@@ -74,6 +75,10 @@ const BUILD: &str = "grayling_build_info";
 fn describe() {
     describe_counter!(REQUESTS, "Exchanges, by how they ended.");
     describe_counter!(ERRORS, "Requests that the proxy answered itself, or broke off, by the reason.");
+    describe_counter!(
+        CODES_UNREAD,
+        "Answers whose result code was not read, because of the coding of the body."
+    );
     describe_gauge!(IN_FLIGHT, "Exchanges that have not ended.");
     describe_gauge!(WEBSOCKETS, "WebSockets that are open.");
     describe_gauge!(NEW_UNDER_WAY, "Exchanges with new, tunnels among them, that have not ended.");
@@ -282,6 +287,10 @@ fn releases(shared: &SharedState, snapshot: &Snapshot) {
         for arm in Arm::BOTH {
             let in_flight = release.counters.arm(arm).in_flight();
             gauge!(IN_FLIGHT, "release" => name(), "arm" => arm.label()).set(in_flight as f64);
+            if release.release.outcome.body.is_some() {
+                let unread = release.counters.codes_unread[arm.index()].read();
+                counter!(CODES_UNREAD, "release" => name(), "arm" => arm.label()).absolute(unread);
+            }
             let healthy = release.upstream(arm).healthy();
             gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
         }

@@ -344,6 +344,9 @@ pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> LogConfig {
 }
 
 /// A table with `path` and `interval`.
+/// The method of gRPC's health protocol.
+const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+
 pub fn health(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<Health> {
     let value = r.value(parent, "health")?;
     let help = || Some("write `health = { path = \"/healthz\", interval = \"2s\" }`".to_string());
@@ -353,12 +356,24 @@ pub fn health(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<Healt
     }
     let scope = r.table(value, &upstreams_and_routes::HEALTH, "`health`".into());
     scope.table?;
+    let interval = r.duration(&scope, "interval");
+    if let Some(grpc) = r.string(&scope, "grpc") {
+        if let Some(path) = r.value(&scope, "path") {
+            let help = Some("remove one of them".to_owned());
+            r.fault(&path.span(), "`path` and `grpc` are two kinds of probe", "", help);
+        }
+        if !r.boolean(parent, "http2") {
+            let help = Some("add `http2 = true`".to_owned());
+            r.fault(&grpc.span, "gRPC needs HTTP/2", "this upstream is without `http2`", help);
+        }
+        let path = http::uri::PathAndQuery::from_static(GRPC_HEALTH);
+        return Some(Health { path, grpc: Some(grpc.value), interval });
+    }
     if r.value(&scope, "path").is_none() {
         r.absent(&scope.span, "`health` has no `path`", "", help());
     }
-    let interval = r.duration(&scope, "interval");
     let path = r.parsed(&scope, "path", values::probe_path)?;
-    Some(Health { path: path.value, interval })
+    Some(Health { path: path.value, grpc: None, interval })
 }
 
 /// A table with `name` and `equals`.

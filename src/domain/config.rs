@@ -286,7 +286,10 @@ pub struct MetricsPage {
 /// Active health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
+    /// The target of a probe; of gRPC's health protocol, if `grpc` is set.
     pub path: http::uri::PathAndQuery,
+    /// The service that gRPC's health protocol is asked for; "" is the whole server.
+    pub grpc: Option<String>,
     pub interval: Duration,
 }
 

@@ -7,6 +7,7 @@ mod cancel_token;
 mod carrier;
 mod client;
 mod connection;
+mod content_coding;
 mod deadline;
 mod decision;
 mod detached;

@@ -28,10 +28,14 @@ use crate::store::failed_users::{self, FailedUserId, UserFailure};
 use crate::telemetry::clock;
 use crate::telemetry::counters::{AnswerClass, WorkerArmCounters};
 use crate::upstream::server::{InFlight, ServerLoad, UpstreamState};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The most of a `Content-Encoding` in the log.
+const CODING_CHARS_MAX: usize = 40;
 
 /// The account of a request: what is counted and logged at its end.
 pub struct RequestRecord {
@@ -246,6 +250,21 @@ impl RequestRecord {
 
     pub fn by_head(&self) -> Outcome {
         self.by_head
+    }
+
+    /// Its result code could not be read, because of the coding of its body: counts that, and logs
+    /// it once for each arm of a release.
+    #[cold]
+    pub fn note_unread_code(&self, coding: Option<&HeaderValue>) {
+        let (Some(release), Some(arm)) = (self.release(), self.arm()) else { return };
+        if !release.counters.codes_unread[arm.index()].count(self.worker.index) {
+            return;
+        }
+        let coding = coding.and_then(|coding| coding.to_str().ok()).unwrap_or("none that fits its body");
+        let coding: String = coding.chars().take(CODING_CHARS_MAX).collect();
+        let fields = json!({"release": release.release.name, "arm": arm.label(), "content_encoding": coding,
+                            "hint": "[release.NAME.outcome] body: result codes are read in plain bodies, and in gzip, br and zstd"});
+        self.worker.shared.log.event("result_code_unread", fields);
     }
 
     /// The response has ended without the gRPC status that it must have.

@@ -9,8 +9,8 @@ use super::error::{ErrorForm, RequestError, Source};
 use super::forward::{PreparedRequest, UpstreamResponse};
 use super::headers::{self, X_GRAYLING_ARM};
 use super::response_body::ResponseBody;
-use super::result_code::Reader;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, TRAILER};
+use super::result_code::{Readable, Reader};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::Body;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -59,7 +59,18 @@ fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Re
     if let Some(arm) = record.exposed_arm() {
         parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
     }
-    let code = record.rules().and_then(|rules| Reader::for_response(rules, parts.status, &parts.headers));
+    let readable = match record.rules() {
+        Some(rules) => Reader::for_response(rules, parts.status, &parts.headers),
+        None => Readable::No,
+    };
+    let code = match readable {
+        Readable::By(reader) => Some(reader),
+        Readable::No => None,
+        Readable::Coded => {
+            record.note_unread_code(parts.headers.get(CONTENT_ENCODING));
+            None
+        }
+    };
     let body = ResponseBody::upstream(body, record, lease, parts.status, deadlines, code, now);
     Response::from_parts(parts, body)
 }

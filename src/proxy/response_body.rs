@@ -10,7 +10,7 @@ use super::error::RequestError;
 use super::headers;
 use super::record::RequestRecord;
 use super::request_body::{BodyError, RequestBody};
-use super::result_code::Reader;
+use super::result_code::{BodyVerdict, Reader};
 use crate::domain::grpc::GrpcStatus;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::net::lazy_timer::LazyTimer;
@@ -146,14 +146,16 @@ impl UpstreamBody {
     }
 
     /// The head's outcome, unless the body or its trailers are worse.
-    fn outcome(&self) -> Outcome {
+    fn outcome(&mut self) -> Outcome {
         let by_head = self.record.by_head();
         let Some(rules) = self.record.rules().filter(|_| by_head.blame() == Blame::Nobody) else {
             return by_head;
         };
-        let fails = |code: &Reader| rules.body.as_ref().is_some_and(|rule| code.fails(rule));
-        if self.code.as_ref().is_some_and(fails) {
-            return Outcome::ServerError;
+        let verdict = self.code.take().zip(rules.body.as_ref()).map(|(code, rule)| code.judge(rule));
+        match verdict {
+            Some(BodyVerdict::Fails) => return Outcome::ServerError,
+            Some(BodyVerdict::Undecodable) => self.record.note_unread_code(None),
+            Some(BodyVerdict::Passes) | None => {}
         }
         match self.by_trailers {
             Some(outcome) => outcome,

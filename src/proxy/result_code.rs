@@ -1,8 +1,10 @@
 //! Reads the result code inside a JSON body while the body passes.
 //!
 //! Invariants: no piece is delayed, and nothing is kept beyond the rule's bound.
-//! A body that cannot be read (compressed, too long, no JSON, no such field) is no failure.
+//! A body that cannot be read (an unknown coding, too long, no JSON, no such field) is no failure.
+//! A compressed body is kept as it is, and decoded once it is complete.
 
+use super::content_coding::{ContentCoding, Decoded};
 use crate::domain::failure_rules::{BodyRule, FailureRules, JsonStep};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
@@ -13,20 +15,49 @@ pub struct Reader {
     kept: Vec<u8>,
     bytes_max: usize,
     over: bool,
+    coding: ContentCoding,
+}
+
+/// Whether the result code of a response can be read.
+#[derive(Debug)]
+pub enum Readable {
+    By(Reader),
+    /// No rule needs it, or there is no JSON in it.
+    No,
+    /// Its coding is unknown.
+    Coded,
+}
+
+/// What the rule says of a complete body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyVerdict {
+    Fails,
+    Passes,
+    /// It is not in the coding that its head names.
+    Undecodable,
 }
 
 impl Reader {
     /// A reader for this response's body, if a rule needs it and it is readable.
-    pub fn for_response(rules: &FailureRules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
-        let rule = rules.body.as_ref()?;
-        let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|e| e.as_bytes() == b"identity");
+    pub fn for_response(rules: &FailureRules, status: StatusCode, headers: &HeaderMap) -> Readable {
+        let Some(rule) = &rules.body else { return Readable::No };
         let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         let json = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).is_some_and(is_json);
-        (plain && json && !bodiless).then(|| Reader {
-            kept: Vec::new(),
-            bytes_max: rule.bytes_max,
-            over: false,
-        })
+        if bodiless || !json {
+            return Readable::No;
+        }
+        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+        let coding = match (codings.next(), codings.next()) {
+            (None, _) => Some(ContentCoding::Identity),
+            (Some(one), None) => ContentCoding::named(one.as_bytes()),
+            (Some(_), Some(_)) => None,
+        };
+        match coding {
+            Some(coding) => {
+                Readable::By(Reader { kept: Vec::new(), bytes_max: rule.bytes_max, over: false, coding })
+            }
+            None => Readable::Coded,
+        }
     }
 
     pub fn read_piece(&mut self, piece: &[u8]) {
@@ -37,12 +68,21 @@ impl Reader {
         }
     }
 
-    /// The body is complete: whether the rule counts it as a failure.
-    pub fn fails(&self, rule: &BodyRule) -> bool {
-        if self.over {
-            return false;
+    /// The body is complete: what the rule says of it.
+    pub fn judge(self, rule: &BodyRule) -> BodyVerdict {
+        if self.over || self.kept.is_empty() {
+            return BodyVerdict::Passes;
         }
-        let Ok(body) = serde_json::from_slice::<Value>(&self.kept) else { return false };
+        match self.coding.decode(self.kept, self.bytes_max) {
+            Decoded::Whole(body) if Reader::fails(&body, rule) => BodyVerdict::Fails,
+            Decoded::Whole(_) | Decoded::TooLong => BodyVerdict::Passes,
+            Decoded::Broken => BodyVerdict::Undecodable,
+        }
+    }
+
+    /// Whether the rule counts this JSON as a failure.
+    fn fails(body: &[u8], rule: &BodyRule) -> bool {
+        let Ok(body) = serde_json::from_slice::<Value>(body) else { return false };
         let place = rule.path.iter().try_fold(&body, |at, step| match step {
             JsonStep::Key(key) => at.get(key),
             JsonStep::Index(i) => at.get(i),
@@ -80,9 +120,11 @@ mod tests {
     fn read(body: &str, rule: &BodyRule, pieces: usize) -> bool {
         let rules = FailureRules { body: Some(rule.clone()), ..FailureRules::default() };
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
-        let mut reader = Reader::for_response(&rules, StatusCode::OK, &json).expect("JSON is read");
+        let Readable::By(mut reader) = Reader::for_response(&rules, StatusCode::OK, &json) else {
+            panic!("JSON is read")
+        };
         body.as_bytes().chunks(pieces).for_each(|piece| reader.read_piece(piece));
-        reader.fails(rule)
+        reader.judge(rule) == BodyVerdict::Fails
     }
 
     #[test]
@@ -118,10 +160,12 @@ mod tests {
         let rules =
             FailureRules { body: Some(rule(&[], FailureRule::If("0".into()))), ..FailureRules::default() };
         let readable = |pairs: &[(&'static str, &'static str)], status| {
-            Reader::for_response(&rules, StatusCode::from_u16(status).unwrap(), &headers(pairs)).is_some()
+            let status = StatusCode::from_u16(status).unwrap();
+            matches!(Reader::for_response(&rules, status, &headers(pairs)), Readable::By(_))
         };
         assert!(readable(&[("content-type", "application/problem+json")], 200));
-        assert!(!readable(&[("content-type", "application/json"), ("content-encoding", "gzip")], 200));
+        assert!(readable(&[("content-type", "application/json"), ("content-encoding", "gzip")], 200));
+        assert!(!readable(&[("content-type", "application/json"), ("content-encoding", "deflate")], 200));
         assert!(!readable(&[("content-type", "text/html")], 200));
         assert!(!readable(&[], 200));
         assert!(!readable(&[("content-type", "application/json")], 204));
@@ -131,12 +175,13 @@ mod tests {
         #[test]
         fn any_body_is_survived_within_the_bound(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
             let rule = rule(&[JsonStep::Key("a".into())], FailureRule::Unless("0".into()));
-            let mut reader = Reader { kept: vec![], bytes_max: 64, over: false };
+            let mut reader =
+                Reader { kept: vec![], bytes_max: 64, over: false, coding: ContentCoding::Identity };
             for piece in &pieces {
                 reader.read_piece(piece);
                 prop_assert!(reader.kept.len() <= 64);
             }
-            reader.fails(&rule);
+            reader.judge(&rule);
         }
     }
 }

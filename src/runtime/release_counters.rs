@@ -16,9 +16,33 @@ use std::time::Duration;
 pub struct ReleaseCounters {
     pub arms: [ArmCounters; 2],
     pub user_id_missing: PerWorker<Counter>,
+    /// Of each arm: responses whose result code was not read, because of the coding of the body.
+    pub codes_unread: [UnreadCodes; 2],
     pub breaker: SharedBreaker,
     pub failed: FailedUsers,
     pub under_way: UnderWay,
+}
+
+/// Responses of an arm whose result code was not read.
+pub struct UnreadCodes {
+    counts: PerWorker<Counter>,
+    told: AtomicBool,
+}
+
+impl UnreadCodes {
+    fn new(workers: usize) -> Self {
+        UnreadCodes { counts: PerWorker::new(workers, Counter::default), told: AtomicBool::new(false) }
+    }
+
+    /// Counts one. Returns whether it is the first.
+    pub fn count(&self, worker: usize) -> bool {
+        self.counts.of(worker).add(1);
+        !self.told.swap(true, Relaxed)
+    }
+
+    pub fn read(&self) -> u64 {
+        self.counts.iter().map(Counter::read).sum()
+    }
 }
 
 /// The circuit breaker of a release, shared by the workers: a lock where connections to `new` fail,
@@ -86,6 +110,7 @@ impl ReleaseCounters {
         ReleaseCounters {
             arms: [ArmCounters::new(workers), ArmCounters::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
+            codes_unread: [UnreadCodes::new(workers), UnreadCodes::new(workers)],
             breaker: SharedBreaker::default(),
             failed: FailedUsers::default(),
             under_way: UnderWay::new(workers),

@@ -1,4 +1,5 @@
-//! One health probe of one server: a connection of its own, one GET, its status.
+//! One health probe of one server: a connection of its own, one GET, its status; or one call of gRPC's
+//! health protocol.
 //!
 //! Invariants: it uses the addresses, TLS and HTTP version of a request, but none of its counters.
 //! It takes at most its time-out and keeps at most `BODY_BYTES` of the body.
@@ -6,6 +7,7 @@
 //! A local failure, a late wake-up or an unresolved name is no verdict on the server.
 
 use super::connect::{RawConnection, connect};
+use super::grpc_health;
 use super::pool::{HEAD_BYTES, NoConnection};
 use crate::domain::config::{Health, Protocol};
 use crate::net::http_call::{HttpCallError, exchange, read_body};
@@ -74,16 +76,30 @@ async fn ask(server: &ServerState, health: &Health, within: Duration) -> Result<
         },
     })?;
     match stood.stream {
-        RawConnection::Plain(stream) => ask_over(server, health, stream).await,
-        RawConnection::Tls(stream) => ask_over(server, health, *stream).await,
-        RawConnection::Unix(stream) => ask_over(server, health, stream).await,
+        RawConnection::Plain(stream) => ask_over(server, health, within, stream).await,
+        RawConnection::Tls(stream) => ask_over(server, health, within, *stream).await,
+        RawConnection::Unix(stream) => ask_over(server, health, within, stream).await,
     }
 }
 
-async fn ask_over<S>(server: &ServerState, health: &Health, stream: S) -> Result<StatusCode, ProbeError>
+async fn ask_over<S>(
+    server: &ServerState,
+    health: &Health,
+    within: Duration,
+    stream: S,
+) -> Result<StatusCode, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let target = Uri::builder()
+        .scheme(server.server.scheme.as_str())
+        .authority(server.authority.as_bytes())
+        .path_and_query(health.path.clone());
+    if let Some(service) = &health.grpc {
+        let target = target.build().map_err(|e| ProbeError::Sick(format!("it cannot be asked: {e}")))?;
+        let serving = grpc_health::check(stream, target, service, within).await;
+        return serving.map(|()| StatusCode::OK).map_err(ProbeError::Sick);
+    }
     let request = Request::get(health.path.as_str()).header(USER_AGENT, "grayling-health");
     let invalid = |e: http::Error| ProbeError::Sick(format!("it cannot be asked: {e}"));
     let answer = match server.protocol {
@@ -92,10 +108,6 @@ where
             exchange(stream, request.body(Full::default()).map_err(invalid)?, BODY_BYTES).await
         }
         Protocol::Http2 => {
-            let target = Uri::builder()
-                .scheme(server.server.scheme.as_str())
-                .authority(server.authority.as_bytes())
-                .path_and_query(health.path.clone());
             let request = request.uri(target.build().map_err(invalid)?);
             exchange_http2(stream, request.body(Full::default()).map_err(invalid)?).await
         }
@@ -136,7 +148,8 @@ mod tests {
     async fn a_name_that_was_never_resolved_says_nothing_of_its_server() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let health = Health { path: "/healthz".parse().unwrap(), interval: Duration::from_secs(1) };
+        let health =
+            Health { path: "/healthz".parse().unwrap(), grpc: None, interval: Duration::from_secs(1) };
         let second = Duration::from_secs(1);
         let upstream = Upstream {
             name: "u".into(),

@@ -3,7 +3,9 @@
 mod addresses;
 pub mod connect;
 mod connection_origin;
+mod grpc_health;
 pub mod health;
+mod http2_start;
 pub mod pool;
 pub mod resolve;
 pub mod send_error;

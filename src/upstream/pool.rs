@@ -16,8 +16,7 @@
 //! for each: as many as the server's SETTINGS allow (`crate::upstream::stream_limit`), and at most
 //! `STREAMS_MAX`. Further connections are opened for the requests that wait, as many as these need.
 //! A server that allows no stream has one connection, on which the requests wait for its SETTINGS.
-//! The connection window holds the windows of all streams, so a slow client stalls only its own
-//! stream. A connection retires after `REQUESTS_MAX` requests, and after a request that its server
+//! A connection retires after `REQUESTS_MAX` requests, and after a request that its server
 //! has refused without processing it.
 //! A request that asks for a WebSocket gets an HTTP/1.1 connection of its own.
 //!
@@ -28,7 +27,6 @@
 //! probes stay unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
 use crate::domain::config::{Protocol, ResponseHeadLimits};
-use crate::net::LocalExecutor;
 use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
 use crate::net::fast::response_head_limit::SocketBased;
 use crate::net::request_form::{http1_form, http2_form};
@@ -36,15 +34,15 @@ use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
 use crate::upstream::connect::{RawConnection, connect, too_late};
 use crate::upstream::connection_origin::ConnectionOrigin;
+use crate::upstream::http2_start::http2_over;
 use crate::upstream::send_error::SendError;
 use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerState};
-use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
-use crate::upstream::stream_limit::{SettingsReader, StreamLimit};
+use crate::upstream::silence_detector::SilentSince;
+use crate::upstream::stream_limit::StreamLimit;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -64,13 +62,8 @@ use tokio::time::{Instant, timeout_at};
 /// and requests in flight at that moment are lost. The client side can retire it when none is in
 /// flight.
 const REQUESTS_MAX: usize = 500;
-const STREAM_WINDOW_BYTES: u32 = 128 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
-const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Size limit of the response head of a health probe.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
-/// After a PING of `http2_ping`: the time until the connection is ended.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -621,42 +614,6 @@ where
     Ok(LeasedSender::Http1(connection, StaleCheck::Lightly))
 }
 
-async fn http2_over<S, B>(
-    stream: S,
-    open: OpenConnection<B>,
-    terms: PoolLimits,
-    (unheard, limit): (&Rc<SilentSince>, &Rc<StreamLimit>),
-) -> Result<http2::SendRequest<B>, NoConnection>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-    B: Body + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let stream = SilenceDetector::new(stream, unheard.clone(), SettingsReader::new(limit.clone()));
-    let handshake = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        // No request is sent before the server's SETTINGS.
-        .initial_max_send_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(header_list_max(terms.response_head))
-        .keep_alive_interval(terms.http2_ping)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(stream))
-        .await;
-    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
-    let limit = limit.clone();
-    tokio::task::spawn_local(async move {
-        // The exchanges that use the connection get its error.
-        let _ = connection.await;
-        limit.end();
-        drop(open);
-    });
-    Ok(sender)
-}
-
 impl<B: Body + 'static> ConnectionLease<B> {
     pub fn is_http2(&self) -> bool {
         matches!(self.sender, LeasedSender::Http2(_))
@@ -718,10 +675,4 @@ impl<B: Body + 'static> ConnectionLease<B> {
             });
         }
     }
-}
-
-/// h2 resets a stream beyond this limit, and does not say why. So it gets a wider one, and the head
-/// is measured again.
-fn header_list_max(limits: ResponseHeadLimits) -> u32 {
-    u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX)
 }

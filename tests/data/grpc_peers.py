@@ -166,9 +166,19 @@ def both_streams(name):
     return locals().get(name)
 
 
+def health(request, context):
+    """grpc.health.v1: the service `sick` is NOT_SERVING, the server is SERVING, another is not known."""
+    service = request[2:].decode()
+    if service not in ("", "sick"):
+        context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+    return b"\x08\x02" if service else b"\x08\x01"
+
+
 class Handler(grpc.GenericRpcHandler):
     def service(self, details):
         _, kind, name = details.method.split("/")
+        if (kind, name) == ("grpc.health.v1.Health", "Check"):
+            return grpc.unary_unary_rpc_method_handler(health)
         kinds = {
             "t.Unary": (unary, grpc.unary_unary_rpc_method_handler),
             "t.Down": (server_stream, grpc.unary_stream_rpc_method_handler),

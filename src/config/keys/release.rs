@@ -279,7 +279,8 @@ pub static OUTCOME: Section = Section {
 
 pub static BODY: Section = Section {
     path: "release.*.outcome.body",
-    doc: "A result code in a JSON body, read while the body passes. Compressed bodies cannot be read.",
+    doc: "A result code in a JSON body, read while the body passes. A body in gzip, br or zstd is decoded, up \
+          to `max`; one in another coding is not judged, which is logged once and counted.",
     keys: &[
         key("path", Text(Free)).required().doc("As in `$.result.code` or `$.items[0].code`."),
         key("equals", Text(Free))

@@ -115,7 +115,14 @@ pub static HEALTH: Section = Section {
           nobody. A probe may take as long as the interval, but at least 1s and at most 5s. A server whose \
           name was never resolved is not probed.",
     keys: &[
-        key("path", Text(Path)).required().doc("The target of a probe; it may have a query."),
+        key("path", Text(Path))
+            .absent("none; this or grpc is required")
+            .shown("/healthz")
+            .doc("The target of a probe; it may have a query."),
+        key("grpc", Text(Free)).absent("none; this or path is required").shown("").doc(
+            "Asks by gRPC's health protocol (grpc.health.v1.Health/Check) for this service; \"\": for the \
+             server. SERVING counts as a 2xx. Needs `http2 = true`.",
+        ),
         key("interval", Duration { min: "100ms", max: "1h" })
             .default("2s")
             .doc("Between the starts of two probes of a server, ±10%."),

@@ -234,3 +234,44 @@ fn row_52_in_http2_a_response_head_over_its_limits_is_502_with_its_reason() {
     let counted = || proxy.api().metric("grayling_errors_total", &[("detail", "response_headers_too_big")]);
     eventually(seconds(5), "both are counted", || (counted() == Some(2.0)).then_some(()));
 }
+
+#[test]
+fn a_result_code_in_a_compressed_body_is_judged_and_an_unknown_coding_is_told_once() {
+    let scene = Scene::with(|config| {
+        config.release =
+            "[release.billing.outcome]\nbody = { path = \"$.resultCode\", not_equals = \"0\" }".into();
+    });
+    let answer = |coding: &str, body: &[u8]| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        scene.new.answers([head.as_bytes(), body].concat());
+        assert_eq!(scene.send(get("")).status, 200);
+    };
+    // `{"resultCode": 17}` by gzip(1), brotli and zstd(1).
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    answer("gzip", &bytes(GZIP));
+    scene.counts("server_error", 1.0);
+    answer("br", &bytes(BROTLI));
+    scene.counts("server_error", 2.0);
+    answer("zstd", &bytes(ZSTD));
+    scene.counts("server_error", 3.0);
+    for n in 1..=3 {
+        answer("deflate", b"whatever it is");
+        scene.counts("ok", f64::from(n));
+    }
+    // Not what its head says.
+    answer("gzip", b"{\"resultCode\": 17}");
+    scene.counts("ok", 4.0);
+    let unread = scene.proxy.api().metric("grayling_result_codes_unread_total", &[("arm", "new")]);
+    assert_eq!(unread, Some(4.0));
+    let told = scene.proxy.events("result_code_unread");
+    assert_eq!((told.len(), told[0]["content_encoding"].as_str()), (1, Some("deflate")));
+}
+
+const GZIP: &str = "1f8b0800000000000203ab562a4a2d2ecd2971ce4f4955b2523034af05005608973312000000";
+const BROTLI: &str = "8b08807b22726573756c74436f6465223a2031377d03";
+const ZSTD: &str = "28b52ffd20129100007b22726573756c74436f6465223a2031377d";

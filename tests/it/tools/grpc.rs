@@ -94,6 +94,26 @@ fn battery(group: &str, security: Security, upstreams: &str, limits: &str) -> us
     made
 }
 
+#[test]
+fn a_server_of_grpcio_is_probed_by_the_health_protocol() {
+    let (stable, new) = (GrpcServer::start(&[]), GrpcServer::start(&[]));
+    for (service, reason) in [("sick", "NOT_SERVING"), ("unheard", "grpc-status 5")] {
+        let world = World::new();
+        let probe = |service: &str| {
+            format!("http2 = true\nhealth = {{ grpc = \"{service}\", interval = \"100ms\" }}")
+        };
+        let mut config = Config::new(stable.1, new.1).weight("0%").upstreams(&probe(""));
+        config.upstream_new = Some(probe(service));
+        let proxy = world.run(&config);
+        let told = proxy.event("server_down");
+        assert_eq!((told["upstream"].as_str(), told["reason"].as_str()), (Some("v2"), Some(reason)));
+        let healthy = |arm: &str| proxy.api().release()["arms"][arm]["servers_healthy"].as_u64();
+        eventually(seconds(5), "the status says so", || (healthy("new") == Some(0)).then_some(()));
+        assert_eq!(healthy("stable"), Some(1));
+        assert_eq!(proxy.events("server_down").len(), 1);
+    }
+}
+
 fn nobody_is_blamed(proxy: &Proxy) {
     eventually(seconds(10), "nothing is left in flight", || {
         (proxy.api().metric("grayling_requests_in_flight", &[]).unwrap_or(0.0) == 0.0).then_some(())
