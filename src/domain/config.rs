@@ -286,7 +286,6 @@ pub struct MetricsPage {
 /// Active health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// The target of a probe; of gRPC's health protocol, if `grpc` is set.
     pub path: http::uri::PathAndQuery,
     /// The service that gRPC's health protocol is asked for; "" is the whole server.
     pub grpc: Option<String>,
@@ -448,7 +447,6 @@ pub enum Target {
     Upstream(usize),
 }
 
-/// The most of an upstream's response head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseHeadLimits {
     pub bytes: usize,
@@ -473,8 +471,7 @@ pub struct RequestLimits {
     pub keepalive_timeout: Duration,
     /// Time limit after TERM for requests in flight, and for WebSockets.
     pub drain: Duration,
-    /// How long a write whose client has left may wait for its response head; `None`: the
-    /// upstream's `response_timeout`.
+    /// For the response head of a write whose client has left; `None`: `response_timeout`.
     pub abandoned_max: Option<Duration>,
     /// For streams and WebSockets of a release's `new`, from the start of a hold at 0%.
     pub stream_grace: Duration,

@@ -1,5 +1,5 @@
-//! One health probe of one server: a connection of its own, one GET, its status; or one call of gRPC's
-//! health protocol.
+//! One health probe of one server: a connection of its own, one GET, its status; or one call of
+//! gRPC's health protocol.
 //!
 //! Invariants: it uses the addresses, TLS and HTTP version of a request, but none of its counters.
 //! It takes at most its time-out and keeps at most `BODY_BYTES` of the body.
