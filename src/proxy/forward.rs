@@ -235,6 +235,15 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
                 return Ok(UpstreamResponse { response, lease, arrived: now });
             }
+            // A server of HTTP/2 need not speak HTTP/1.1, and its SETTINGS may come before the
+            // request is sent. A client that asks for a WebSocket must not set it aside.
+            Err(SendError::Unsent(_) | SendError::Broken)
+                if !lease.reused
+                    && handshake.is_some()
+                    && upstream.config.transport.protocol == Protocol::Http2 =>
+            {
+                return Err(RequestError::TunnelNotServed);
+            }
             // The server had closed a pooled connection, and the request came back unsent: try
             // another one. A new connection that breaks at once is a refusal.
             Err(SendError::Unsent(unsent)) => {
@@ -256,12 +265,6 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 record.count_resent();
                 upstream.load.resent.fetch_add(1, Relaxed);
                 **request = Some(*copied);
-            }
-            // Not the server's fault: a server of HTTP/2 need not speak HTTP/1.1.
-            Err(SendError::Broken)
-                if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 =>
-            {
-                return Err(RequestError::TunnelNotServed);
             }
             Err(SendError::Broken) => return Err(blame_for_broken_connection(body_state)),
         }

@@ -2,6 +2,8 @@
 
 use super::{AGREES, KEY, Side, alive, handshake, is_silent, scene, user};
 use crate::world::{H2Origin, RELEASE, eventually, seconds};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 #[test]
@@ -217,6 +219,27 @@ fn a_server_that_speaks_http2_only_has_no_websockets_and_is_not_blamed() {
     assert_eq!(scene.metric("grayling_requests_total", &[("arm", "new"), ("outcome", "rejected")]), 1.0);
     client.send(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {}\r\n\r\n", user(true)));
     assert_eq!(client.told().status, 200, "the connection goes on");
+}
+
+#[test]
+fn a_server_whose_settings_come_before_the_handshake_is_not_set_aside_for_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // An empty SETTINGS frame.
+            let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+            std::thread::spawn(move || while let Ok(1..) = stream.read(&mut [0; 1000]) {});
+        }
+    });
+    let scene = scene(|config| {
+        config.new = vec![address];
+        config.upstream_new = Some("http2 = true".into());
+    });
+    for _ in 0..10 {
+        assert_eq!(scene.commands(true).told().status, 501);
+    }
+    assert_eq!((scene.outcome("rejected"), scene.outcome("connect_error")), (10.0, 0.0));
 }
 
 #[test]
