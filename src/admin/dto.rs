@@ -561,8 +561,8 @@ pub struct ReadyDetails {
     /// `release/arm` of every arm without a healthy server.
     #[serde(default)]
     pub arms_without_server: Vec<String>,
-    /// `release: why it is held, and what to type` of every release with less in force than its file
-    /// says.
+    /// `release: why it is held, and what to type` of every release with less in force than its
+    /// file says.
     #[serde(default)]
     pub releases_held: Vec<String>,
     /// Why changes are not durable, or earlier ones may be forgotten.

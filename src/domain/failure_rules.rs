@@ -5,7 +5,8 @@
 //! inside.
 //! A failure by a rule is an [`Outcome::ServerError`] of the arm.
 //!
-//! Invariants: a body is read as it passes, never delayed, and never kept beyond the rule's bound.
+//! Invariants: a body is read as it passes, never delayed, and never kept beyond the rule's
+//! bound.
 //! An unreadable body (of an unknown coding, too long, no JSON, no such path in it) is no failure:
 //! a rule without a result blames no one.
 

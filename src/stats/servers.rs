@@ -269,7 +269,7 @@ impl ServerClusters {
     }
 
     /// Starts another attempt: resets the bets on the rate of spells, and all warm-ups.
-    /// Forgets the servers of `new`: a sound server of the attempt before would excuse a failing one
+    /// Forgets the servers of `new`: a sound one of the attempt before would excuse a failing one
     /// of this attempt.
     pub fn begin_anew(&mut self, warm_up: Duration) {
         (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);

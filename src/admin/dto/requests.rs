@@ -1,7 +1,7 @@
 //! Bodies of requests to the admin API.
 //!
-//! Invariants: an unknown field is refused. A body is an object: serde would also take a struct from
-//! an array, field by field.
+//! Invariants: an unknown field is refused.
+//! A body is an object: serde would also take a struct from an array, field by field.
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};

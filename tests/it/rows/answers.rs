@@ -149,7 +149,15 @@ const CALL: [(&str, &str); 7] = [
 fn row_52_a_grpc_call_gets_an_error_of_the_proxy_as_grpc() {
     let world = World::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut config = Config::new(silent.local_addr().unwrap(), address_of_nobody());
+    let address = silent.local_addr().unwrap();
+    // It sends its SETTINGS, and then nothing.
+    std::thread::spawn(move || {
+        let open: Vec<_> = (silent.incoming().flatten())
+            .map(|mut stream| stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).map(|()| stream))
+            .collect();
+        drop(open);
+    });
+    let mut config = Config::new(address, address_of_nobody());
     config = config.weight("0%").watchdog("enabled = false");
     config.upstreams = "http2 = true\nresponse_timeout = \"300ms\"".into();
     config.listen = "workers = 1".into();
