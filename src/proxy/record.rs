@@ -448,6 +448,7 @@ impl RequestRecord {
     /// Ends it with an error that the client is told in this form.
     pub fn end_with_own_response(&mut self, error: RequestError, form: ErrorForm) {
         self.grpc_status = (form == ErrorForm::Grpc).then(|| error.grpc_status());
+        self.answered_whole = true;
         self.end_with_error(error, form.status(error));
     }
 
@@ -523,7 +524,7 @@ impl RequestRecord {
     }
 
     fn client_gone(&self, outcome: Outcome) -> bool {
-        // A server may answer that the call was cancelled.
+        // A server may answer that the call was cancelled, and a client may get 400 or 408.
         self.body_state.client_gone.get() || (outcome == Outcome::Cancelled && !self.answered_whole)
     }
 

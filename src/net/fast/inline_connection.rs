@@ -43,6 +43,8 @@ use tokio::task::unconstrained;
 /// hyper's default limit of header fields. With a higher limit it allocates two places of 32 bytes
 /// for each field and each response.
 const HEADERS_OF_HYPER: usize = 100;
+/// The least buffer that hyper accepts, twice.
+const READ_BYTES_MIN: usize = 16 << 10;
 
 /// Polls in a row for one user. After them, other tasks run first.
 const ROUNDS_MAX: usize = 8;
@@ -150,6 +152,8 @@ where
         // RFC 9112 §5.1: a proxy removes white space between a name and its colon.
         builder.allow_spaces_after_header_name_in_responses(true);
         builder.max_header_size(limits.bytes);
+        // hyper would read up to 400 KiB at once, and keep it for a client that reads slowly.
+        builder.max_buf_size(limits.bytes.max(READ_BYTES_MIN));
         // Up to hyper's default the places are on the stack.
         if limits.fields > HEADERS_OF_HYPER {
             builder.max_headers(limits.fields);
