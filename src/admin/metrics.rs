@@ -209,6 +209,10 @@ fn details(shared: &SharedState, snapshot: &Snapshot) {
         counter!(ALERTS_SENT, "receiver" => receiver.clone(), "result" => "success").absolute(count.taken);
         counter!(ALERTS_SENT, "receiver" => receiver, "result" => "failure").absolute(count.failed);
     }
+    for upstream in &snapshot.upstreams {
+        let resent = upstream.load.resent.load(Relaxed);
+        counter!(RESENT, "upstream" => upstream.config.name.clone()).absolute(resent);
+    }
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     for release in &snapshot.releases {
@@ -259,10 +263,6 @@ fn requests(snapshot: &Snapshot) {
 
 fn releases(shared: &SharedState, snapshot: &Snapshot) {
     let views = shared.views();
-    for upstream in &snapshot.upstreams {
-        let resent = upstream.load.resent.load(Relaxed);
-        counter!(RESENT, "upstream" => upstream.config.name.clone()).absolute(resent);
-    }
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.effective.weight().ratio());

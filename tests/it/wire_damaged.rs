@@ -105,14 +105,12 @@ const WORDS: &[&str] = &[
 ];
 
 /// Fields of one connection, and fields that only grayling writes.
-const NEVER: [&str; 11] = [
-    "connection",
+const NEVER: [&str; 9] = [
     "keep-alive",
     "proxy-connection",
     "proxy-authorization",
     "proxy-authenticate",
     "http2-settings",
-    "te",
     "trailer",
     "upgrade",
     "expect",
@@ -186,7 +184,12 @@ fn framed(fields: &[(String, Vec<u8>)], body: &[u8]) -> Result<(), String> {
 /// The fault of a request that an origin of this arm received.
 fn fault(request: &[u8], arm: &str, percent: u32) -> Result<(), String> {
     let fields = strictly(request)?;
-    for (name, _) in &fields {
+    for (name, value) in &fields {
+        // Of these the proxy sends its own: it asks for trailers where the client takes them.
+        let asks = [("connection", &b"te"[..]), ("te", b"trailers")];
+        if asks.iter().any(|(asked, only)| name == asked && value != only) {
+            return Err(format!("`{name}` came through"));
+        }
         let folded = name.replace('_', "-");
         let ours = ["x-grayling-arm", "x-grayling-release"].contains(&name.as_str());
         if NEVER.contains(&name.as_str()) || folded.starts_with("x-grayling-") && !ours {
