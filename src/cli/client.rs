@@ -194,17 +194,17 @@ pub fn encoded(text: &str) -> String {
 }
 
 fn parse_url(url: &str) -> anyhow::Result<Authority> {
-    let told = shown(url);
+    let url_shown = shown(url);
     let rest = url.strip_prefix("http://").with_context(|| {
         if url.starts_with("https://") {
-            format!("`{told}`: the admin API speaks plain HTTP; type http://HOST:PORT")
+            format!("`{url_shown}`: the admin API speaks plain HTTP; type http://HOST:PORT")
         } else {
-            format!("`{told}` is not the URL of an admin API; type http://HOST:PORT, as in {DEFAULT}")
+            format!("`{url_shown}` is not the URL of an admin API; type http://HOST:PORT, as in {DEFAULT}")
         }
     })?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let authority = rest.parse::<Authority>().ok().filter(|a| a.port_u16().is_some() && !rest.contains('@'));
-    authority.with_context(|| format!("`{told}` is not of the form http://HOST:PORT, as in {DEFAULT}"))
+    authority.with_context(|| format!("`{url_shown}` is not of the form http://HOST:PORT, as in {DEFAULT}"))
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {

@@ -48,7 +48,7 @@ pub struct PreparedRequest {
     pub upstream: Arc<UpstreamState>,
     /// `Some` iff it asks for a WebSocket.
     pub upgrade: Option<UpgradeRequest>,
-    /// Its client must be told of trailers before they come.
+    /// The names of the trailers must reach the client before the trailers.
     pub announces_trailers: bool,
 }
 

@@ -445,7 +445,7 @@ impl RequestRecord {
         self.log_context.error_form
     }
 
-    /// Ends it with an error that the client is told in this form.
+    /// Ends it with an error that the client gets in this form.
     pub fn end_with_own_response(&mut self, error: RequestError, form: ErrorForm) {
         self.grpc_status = (form == ErrorForm::Grpc).then(|| error.grpc_status());
         self.answered_whole = true;

@@ -26,18 +26,18 @@ pub struct ReleaseCounters {
 /// Responses of an arm whose result code was not read.
 pub struct UnreadCodes {
     counts: PerWorker<Counter>,
-    told: AtomicBool,
+    logged: AtomicBool,
 }
 
 impl UnreadCodes {
     fn new(workers: usize) -> Self {
-        UnreadCodes { counts: PerWorker::new(workers, Counter::default), told: AtomicBool::new(false) }
+        UnreadCodes { counts: PerWorker::new(workers, Counter::default), logged: AtomicBool::new(false) }
     }
 
     /// Counts one. Returns whether it is the first.
     pub fn count(&self, worker: usize) -> bool {
         self.counts.of(worker).add(1);
-        !self.told.swap(true, Relaxed)
+        !self.logged.swap(true, Relaxed)
     }
 
     pub fn read(&self) -> u64 {

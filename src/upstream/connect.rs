@@ -227,30 +227,14 @@ async fn secure(server: &ServerState, protocol: Protocol, stream: TcpStream) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::config::{Server, Transport, Upstream};
-    use crate::upstream::server::UpstreamState;
+    use crate::domain::config::Server;
+    use crate::upstream::server::{UpstreamState, test_upstream};
     use std::sync::Arc;
     use tokio::net::TcpListener;
 
     fn server(addresses: Vec<SocketAddr>) -> Arc<ServerState> {
-        let second = Duration::from_secs(1);
-        let upstream = Upstream {
-            name: "u".into(),
-            servers: vec![Server { scheme: Scheme::Http, host: "billing.internal".into(), port: 80 }],
-            connect_timeout: second,
-            response_timeout: second,
-            idle_timeout: second,
-            total_timeout: None,
-            connection_idle: second,
-            http2_ping: None,
-            connection_age_max: None,
-            connections_max: 1,
-            resend_unprocessed: true,
-            requests_in_flight_max: 1,
-            transport: Transport { protocol: Protocol::Http1, tls: None },
-            health: None,
-            scrapes: vec![],
-        };
+        let server = Server { scheme: Scheme::Http, host: "billing.internal".into(), port: 80 };
+        let upstream = test_upstream(vec![server]);
         let server = UpstreamState::new(Arc::new(upstream), None).servers[0].clone();
         server.addresses.store(addresses);
         server

@@ -5,17 +5,14 @@
 //! Invariants: at most [`MESSAGE_BYTES_MAX`] of the response are kept.
 //! The connection ends with the call, also when the call is dropped.
 
-use super::pool::HEAD_BYTES;
+use super::health::http2_client;
 use crate::domain::grpc::GrpcStatus;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
 
 /// A health response has two bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -39,14 +36,7 @@ where
         .header("grpc-timeout", format!("{}m", within.as_millis().min(99_999_999)))
         .body(Full::new(request_message(service)))
         .map_err(|error| format!("it cannot be asked: {error}"))?;
-    let handshake = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEAD_BYTES)
-        .handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(broken)?;
-    // Aborts the connection's task when this call ends.
-    let mut connections = JoinSet::new();
-    connections.spawn(connection);
+    let (mut sender, _connection) = http2_client(stream).await.map_err(broken)?;
     let (head, mut body) = sender.send_request(request).await.map_err(broken)?.into_parts();
     if head.status != StatusCode::OK {
         return Err(format!("status {}", head.status.as_u16()));

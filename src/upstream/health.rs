@@ -119,27 +119,37 @@ where
     }
 }
 
+/// Starts HTTP/2 for one probe. The connection ends when the set is dropped.
+pub(super) async fn http2_client<S>(
+    stream: S,
+) -> hyper::Result<(http2::SendRequest<Full<Bytes>>, JoinSet<hyper::Result<()>>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    Ok((sender, connections))
+}
+
 async fn exchange_http2<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, HttpCallError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = |error: hyper::Error| HttpCallError::Broken(Box::new(error));
-    let handshake = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEAD_BYTES)
-        .handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(broken)?;
-    // Aborts the connection's task when this exchange ends.
-    let mut connections = JoinSet::new();
-    connections.spawn(connection);
+    let (mut sender, _connection) = http2_client(stream).await.map_err(broken)?;
     read_body(sender.send_request(request).await.map_err(broken)?, BODY_BYTES).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::config::{Scheme, Server, Transport, Upstream};
-    use crate::upstream::server::UpstreamState;
+    use crate::domain::config::{Scheme, Server, Upstream};
+    use crate::upstream::server::{UpstreamState, test_upstream};
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -151,27 +161,9 @@ mod tests {
         let health =
             Health { path: "/healthz".parse().unwrap(), grpc: None, interval: Duration::from_secs(1) };
         let second = Duration::from_secs(1);
-        let upstream = Upstream {
-            name: "u".into(),
-            servers: vec![Server {
-                scheme: Scheme::Http,
-                host: "billing.internal".into(),
-                port: address.port(),
-            }],
-            connect_timeout: second,
-            response_timeout: second,
-            idle_timeout: second,
-            total_timeout: None,
-            connection_idle: second,
-            http2_ping: None,
-            connection_age_max: None,
-            connections_max: 1,
-            requests_in_flight_max: 1,
-            resend_unprocessed: true,
-            transport: Transport { protocol: Protocol::Http1, tls: None },
-            health: Some(health.clone()),
-            scrapes: vec![],
-        };
+        let port = address.port();
+        let server = Server { scheme: Scheme::Http, host: "billing.internal".into(), port };
+        let upstream = Upstream { health: Some(health.clone()), ..test_upstream(vec![server]) };
         let upstream = UpstreamState::new(Arc::new(upstream), None);
         let server = &upstream.servers[0];
         assert_eq!(probe(server, &health, second).await, ProbeResult::Unknown);

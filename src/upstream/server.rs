@@ -426,6 +426,29 @@ impl TriedServers {
     }
 }
 
+/// An upstream for tests: HTTP/1.1, with a second for everything.
+#[cfg(test)]
+pub(super) fn test_upstream(servers: Vec<Server>) -> Upstream {
+    let second = Duration::from_secs(1);
+    Upstream {
+        name: "u".into(),
+        servers,
+        connect_timeout: second,
+        response_timeout: second,
+        idle_timeout: second,
+        total_timeout: None,
+        connection_idle: second,
+        http2_ping: None,
+        connection_age_max: None,
+        connections_max: 1,
+        requests_in_flight_max: 1,
+        resend_unprocessed: true,
+        transport: Transport { protocol: Protocol::Http1, tls: None },
+        health: None,
+        scrapes: vec![],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,21 +456,9 @@ mod tests {
     fn upstream(servers: usize) -> UpstreamState {
         let server = |i| Server { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9000 + i as u16 };
         let config = Upstream {
-            name: "u".into(),
-            servers: (0..servers).map(server).collect(),
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(1),
-            total_timeout: None,
-            connection_idle: Duration::from_secs(4),
-            http2_ping: None,
-            connection_age_max: None,
             connections_max: 4,
             requests_in_flight_max: 2,
-            resend_unprocessed: true,
-            transport: Transport { protocol: Protocol::Http1, tls: None },
-            health: None,
-            scrapes: vec![],
+            ..test_upstream((0..servers).map(server).collect())
         };
         UpstreamState::new(Arc::new(config), None)
     }

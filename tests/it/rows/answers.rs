@@ -1,6 +1,7 @@
 //! Answers as real servers give them: trailers, answers before the end of the request, gRPC errors,
 //! the reason of each error that the proxy makes itself (row 52).
 
+use super::grpc::CALL;
 use super::wire::{END_STREAM, HEADERS, Http2};
 use super::{Scene, get, lines, post};
 use crate::world::{Config, Nginx, World, eventually, seconds};
@@ -24,17 +25,17 @@ fn trailers_reach_a_client_that_asks_for_them_and_forbidden_ones_do_not() {
         String::from_utf8_lossy(&all).into_owned()
     };
     for te in ["te: trailers\r\n", "te: gzip;q=0.5, trailers\r\n"] {
-        let told = read(te);
-        assert!(told.contains("\r\ntrailer: x-sum\r\n"), "{told}");
-        assert!(told.ends_with("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"), "{told}");
+        let received = read(te);
+        assert!(received.contains("\r\ntrailer: x-sum\r\n"), "{received}");
+        assert!(received.ends_with("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"), "{received}");
         let asked = scene.new.last();
         assert_eq!(
             (lines(&asked, "te"), lines(&asked, "connection")),
             (vec!["te: trailers"], vec!["connection: te"])
         );
     }
-    let told = read("");
-    assert!(told.ends_with("2\r\nok\r\n0\r\n\r\n") && !told.contains("trailer"), "{told}");
+    let received = read("");
+    assert!(received.ends_with("2\r\nok\r\n0\r\n\r\n") && !received.contains("trailer"), "{received}");
     assert!(lines(&scene.new.last(), "te").is_empty());
     // HTTP/2 needs no announcement.
     let mut http2 = Http2::connect(scene.proxy.http, &[]);
@@ -63,8 +64,8 @@ fn an_answer_before_the_end_of_the_request_reaches_the_client_though_the_server_
     for n in 0..200 {
         let mut wire = super::Wire::connect(proxy.http);
         wire.send(&request);
-        let told = wire.told();
-        assert_eq!((told.status, told.body.as_str()), (413, "big"), "request {n}");
+        let received = wire.told();
+        assert_eq!((received.status, received.body.as_str()), (413, "big"), "request {n}");
     }
     let outcome = |outcome| proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]);
     eventually(seconds(5), "all are counted", || (outcome("client_error") == Some(200.0)).then_some(()));
@@ -95,8 +96,8 @@ fn address_of_nobody() -> std::net::SocketAddr {
 #[test]
 fn options_asterisk_goes_where_the_root_of_its_host_goes() {
     let scene = Scene::start();
-    let told = scene.send("OPTIONS * HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n\r\n");
-    assert_eq!(told.status, 200);
+    let received = scene.send("OPTIONS * HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n\r\n");
+    assert_eq!(received.status, 200);
     assert!(scene.new.last().starts_with("OPTIONS * HTTP/1.1\r\n"), "{}", scene.new.last());
 }
 
@@ -118,8 +119,8 @@ fn row_52_each_error_of_the_proxy_has_its_reason_in_the_log_and_in_a_metric() {
         (get(""), 502, "connection_broken"),
     ];
     for (n, (request, status, detail)) in cases.iter().enumerate() {
-        let told = scene.send(request);
-        assert_eq!(told.status, *status, "{detail}: {told:?}");
+        let received = scene.send(request);
+        assert_eq!(received.status, *status, "{detail}: {received:?}");
         let counted = || scene.proxy.api().metric("grayling_errors_total", &[("detail", detail)]);
         eventually(seconds(5), detail, || (counted() == Some(1.0)).then_some(()));
         let logged =
@@ -134,16 +135,6 @@ fn row_52_each_error_of_the_proxy_has_its_reason_in_the_log_and_in_a_metric() {
         }
     }
 }
-
-const CALL: [(&str, &str); 7] = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":authority", "grayling.test"),
-    (":path", "/t.T/Call"),
-    ("content-type", "application/grpc"),
-    ("te", "trailers"),
-    ("x-user-id", "alice"),
-];
 
 #[test]
 fn row_52_a_grpc_call_gets_an_error_of_the_proxy_as_grpc() {
@@ -192,7 +183,7 @@ fn row_52_a_response_head_over_its_limits_is_502_with_its_reason() {
         let fields: String = (0..fields).map(|n| format!("x-{n}: {}\r\n", "v".repeat(bytes))).collect();
         format!("HTTP/1.1 200 OK\r\n{fields}content-length: 2\r\n\r\nok")
     };
-    let told = |limits: &str, answer: String| {
+    let received = |limits: &str, answer: String| {
         let scene = Scene::with(|config| config.limits = limits.into());
         scene.new.answers(answer);
         let status = scene.send(get("")).status;
@@ -205,12 +196,12 @@ fn row_52_a_response_head_over_its_limits_is_502_with_its_reason() {
         (status, detail)
     };
     let over = (502, Some("response_headers_too_big".to_owned()));
-    assert_eq!(told("", head(150, 1)), over);
-    assert_eq!(told("response_header_count = 200", head(150, 1)), (200, None));
-    assert_eq!(told("response_header_count = 20", head(19, 1)), (200, None));
-    assert_eq!(told("response_header_count = 20", head(20, 1)), over);
-    assert_eq!(told("", head(70, 1000)), over);
-    assert_eq!(told("response_header_bytes = \"128KiB\"", head(70, 1000)), (200, None));
+    assert_eq!(received("", head(150, 1)), over);
+    assert_eq!(received("response_header_count = 200", head(150, 1)), (200, None));
+    assert_eq!(received("response_header_count = 20", head(19, 1)), (200, None));
+    assert_eq!(received("response_header_count = 20", head(20, 1)), over);
+    assert_eq!(received("", head(70, 1000)), over);
+    assert_eq!(received("response_header_bytes = \"128KiB\"", head(70, 1000)), (200, None));
 }
 
 #[test]
@@ -276,8 +267,8 @@ fn a_result_code_in_a_compressed_body_is_judged_and_an_unknown_coding_is_told_on
     scene.counts("ok", 4.0);
     let unread = scene.proxy.api().metric("grayling_result_codes_unread_total", &[("arm", "new")]);
     assert_eq!(unread, Some(4.0));
-    let told = scene.proxy.events("result_code_unread");
-    assert_eq!((told.len(), told[0]["content_encoding"].as_str()), (1, Some("deflate")));
+    let received = scene.proxy.events("result_code_unread");
+    assert_eq!((received.len(), received[0]["content_encoding"].as_str()), (1, Some("deflate")));
 }
 
 const GZIP: &str = "1f8b0800000000000203ab562a4a2d2ecd2971ce4f4955b2523034af05005608973312000000";

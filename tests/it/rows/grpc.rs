@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// RFC 9113 §7.
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
-const CALL: [(&str, &str); 7] = [
+pub(super) const CALL: [(&str, &str); 7] = [
     (":method", "POST"),
     (":scheme", "http"),
     (":authority", "grayling.test"),
